@@ -1,0 +1,82 @@
+// A plan: a graph made ready for one backend context and one batch size. Two flat lists of prepared operations (forward,
+// backward), a static memory plan, and the table of parameters.
+//
+// Memory is in slabs, all pointers fixed at bind time:
+//   parameters   every parameter in the layout its kernels want, float32, each 64-byte aligned; the optimizer works on it
+//                in place. Learned parameters first, in network order; then running statistics.
+//   gradients    same offsets as `parameters`: gradient of each learned parameter; where a running statistic stands, the
+//                batch statistic of this shard; then LS_METRICS floats (sums over the shard). What is reduced over shards
+//                is this one slab.
+//   activations  private to one worker; reused by liveness. Holds workspace and scratch too.
+// Workers of one process on the CPU share one parameter slab (read-only while they compute).
+//
+// Threads: a plan and its bindings belong to the worker thread that owns the backend context.
+#ifndef LS_GRAPH_PLAN_H
+#define LS_GRAPH_PLAN_H
+
+#include <stdio.h>
+
+#include "backend/backend.h"
+#include "graph/graph.h"
+
+struct ls_plan;
+struct ls_binding;
+
+struct ls_plan_options {
+  int64_t batch;           // images a run: the shard's size
+  bool training;           // false: inference (no backward, batch norm by running statistics)
+  enum ls_dtype dtype;     // LS_F32; LS_F64 for the reference backend; others on CUDA
+  int64_t loss_images;     // images of the global batch the loss is a mean over (training)
+  bool input_channels_last;  // layout the loader delivers: [N,H,W,C] instead of [N,C,H,W]
+  // Use this plan's parameter layouts and offsets instead of choosing own ones, so that both work on the same slab.
+  const struct ls_plan *parameters_of;
+  bool no_fusion;          // for tests: one operation a layer
+};
+
+struct ls_plan_parameter {
+  const struct ls_parameter *parameter;
+  struct ls_tensor_desc tensor;
+  size_t offset_bytes;  // in both slabs
+  size_t bytes;         // with the layout's padding
+};
+
+ls_status ls_plan_build(const struct ls_graph *graph, struct ls_backend *backend, const struct ls_plan_options *options,
+                        struct ls_plan **plan, struct ls_error *err);
+void ls_plan_free(struct ls_plan *plan);
+
+int ls_plan_parameter_count(const struct ls_plan *plan);
+const struct ls_plan_parameter *ls_plan_parameter(const struct ls_plan *plan, int index);
+size_t ls_plan_learned_bytes(const struct ls_plan *plan);     // the first part of the parameter slab
+size_t ls_plan_parameter_bytes(const struct ls_plan *plan);   // whole parameter slab
+size_t ls_plan_gradient_bytes(const struct ls_plan *plan);    // parameter bytes + metrics, rounded up to 64
+size_t ls_plan_metrics_offset(const struct ls_plan *plan);    // of LS_METRICS floats in the gradient slab
+size_t ls_plan_activation_bytes(const struct ls_plan *plan);
+size_t ls_plan_input_bytes(const struct ls_plan *plan);       // what the loader must deliver for one run, float32
+
+struct ls_plan_memory {
+  void *parameters;   // device
+  void *gradients;    // device; NULL for inference (metrics then go to `metrics`)
+  void *activations;  // device
+  void *input;        // device (CPU: the loader's batch itself), plain layout
+  void *labels;       // device, int32 [batch]; NULL for predict
+  void *step;         // device, struct ls_step_parameters
+  void *metrics;      // inference: LS_METRICS floats
+};
+
+// Resolves every pointer. Cheap enough to do once for each pair of (batch buffer, gradient buffer) that occurs.
+ls_status ls_plan_bind(struct ls_plan *plan, const struct ls_plan_memory *memory, struct ls_binding **binding,
+                       struct ls_error *err);
+void ls_binding_free(struct ls_binding *binding);
+// Changes the input and label pointers of a binding (same layout). No allocation: for use in the step.
+void ls_binding_set_input(struct ls_binding *binding, void *input, void *labels);
+
+ls_status ls_binding_forward(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err);
+// After forward, same stream. Writes (does not add to) the whole gradient slab.
+ls_status ls_binding_backward(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err);
+// Inference: class probabilities of the last forward, float32 [batch, classes] row-major, in device memory.
+const void *ls_binding_probabilities(const struct ls_binding *binding);
+
+// Operations, kernels, layouts, reorders, memory: `lockstep model show --plan`.
+void ls_plan_print(const struct ls_plan *plan, FILE *out);
+
+#endif
