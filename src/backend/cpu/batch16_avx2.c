@@ -1,0 +1,31 @@
+// Sixteen-image kernels for AVX2 with FMA: two vectors hold the lanes, one after the other; 6 x 2 accumulators of the 16
+// registers.
+#pragma GCC target("avx2,fma")
+#include <immintrin.h>
+
+#include "backend/cpu/batch16_internal.h"
+
+static inline float sum_of(__m256 v) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+#define V __m256
+#define V_LANES 8
+#define V_LOAD(p) _mm256_loadu_ps(p)
+#define V_STORE(p, v) _mm256_storeu_ps(p, v)
+#define V_SET1(x) _mm256_set1_ps(x)
+#define V_ZERO() _mm256_setzero_ps()
+#define V_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define V_ADD(a, b) _mm256_add_ps(a, b)
+#define V_MAX(a, b) _mm256_max_ps(a, b)
+#define V_SUM(v) sum_of(v)
+#define KB 6
+#define XB 2
+#define ACCUMULATORS 12
+#define FOR_WIDE(MACRO, kb)
+#define KERNELS ls_b16_kernels_avx2
+#define KERNELS_NAME "batch16:avx2"
+
+#include "backend/cpu/batch16_kernels.h"
