@@ -16,14 +16,20 @@
 #ifndef LS_WORKER_COORDINATOR_H
 #define LS_WORKER_COORDINATOR_H
 
-#include <stdbool.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include "base/error.h"
 #include "lockstep/v1/event.pb-c.h"
 #include "lockstep/v1/job.pb-c.h"
 
-enum ls_worker_exit { LS_EXIT_OK = 0, LS_EXIT_FAILED = 1, LS_EXIT_USAGE = 2, LS_EXIT_INTERRUPTED = 74, LS_EXIT_STOPPED = 75 };
+enum ls_worker_exit {
+  LS_EXIT_OK = 0,
+  LS_EXIT_FAILED = 1,
+  LS_EXIT_USAGE = 2,
+  LS_EXIT_INTERRUPTED = 74,
+  LS_EXIT_STOPPED = 75
+};
 
 struct ls_train_options {
   const Lockstep__V1__Job *job;  // complete (ls_spec_complete_job)
@@ -35,7 +41,7 @@ struct ls_train_options {
   // Told of every event after it is in the log, from the coordinator's thread; may be NULL.
   void (*event)(void *user, const Lockstep__V1__Event *event);
   void *user;
-  const char *profile;           // Chrome trace file to write; NULL: none
+  const char *profile;  // Chrome trace file to write; NULL: none
 };
 
 struct ls_train_result {

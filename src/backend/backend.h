@@ -6,9 +6,9 @@
 //
 // Layouts: a shape names its axes N,C,H,W (weights K,C/groups,R,S; fully connected weights K,C); how the values lie in
 // memory is a `struct ls_layout`, opaque here, made and compared by the backend. NULL as a tensor's layout means "not
-// fixed yet: the backend chooses". prepare() answers in op->desc which layout every tensor must have; where that differs
-// from the layout a tensor already has, the planner puts a LS_OP_REORDER in between (or, for weights, the parameter is
-// kept in the operation's layout from the start).
+// fixed yet: the backend chooses". prepare() answers in op->desc which layout every tensor must have; where that
+// differs from the layout a tensor already has, the planner puts a LS_OP_REORDER in between (or, for weights, the
+// parameter is kept in the operation's layout from the start).
 //
 // Exactness: for a given description and device model an operation gives the same bits on every run, on any worker.
 // Whatever could change them (thread count, algorithm) is fixed in prepare.
@@ -36,32 +36,33 @@ enum { LS_OP_MAX_TENSORS = 10 };
 // attributes). An output may share memory with the input named in "in place" (the planner decides; the backend says
 // whether it can in ls_op.in_place).
 enum ls_op_kind {
-  LS_OP_REORDER,            // in x                         out y            same shape, another layout or dtype
-  LS_OP_FILL_ZERO,          //                              out y
-  LS_OP_ADD,                // in x0..xn-1                  out y            sum in order; [relu]; in place x0
-  LS_OP_CONV_FORWARD,       // in x, w, [b]                 out y            [relu fused]
-  LS_OP_CONV_BACKWARD_DATA, // in dy, w                     out dx
+  LS_OP_REORDER,                // in x                         out y            same shape, another layout or dtype
+  LS_OP_FILL_ZERO,              //                              out y
+  LS_OP_ADD,                    // in x0..xn-1                  out y            sum in order; [relu]; in place x0
+  LS_OP_CONV_FORWARD,           // in x, w, [b]                 out y            [relu fused]
+  LS_OP_CONV_BACKWARD_DATA,     // in dy, w                     out dx
   LS_OP_CONV_BACKWARD_WEIGHTS,  // in x, dy                 out dw, [db]
-  LS_OP_FC_FORWARD,         // in x [N,C] or [N,C,H,W], w [K,C] or [K,C,H,W], [b]   out y [N,K]   [relu fused]
-  LS_OP_FC_BACKWARD_DATA,   // in dy, w                     out dx
+  LS_OP_FC_FORWARD,             // in x [N,C] or [N,C,H,W], w [K,C] or [K,C,H,W], [b]   out y [N,K]   [relu fused]
+  LS_OP_FC_BACKWARD_DATA,       // in dy, w                     out dx
   LS_OP_FC_BACKWARD_WEIGHTS,    // in x, dy                 out dw, [db]
-  LS_OP_POOL_FORWARD,       // in x                         out y            workspace: where the maxima were
-  LS_OP_POOL_BACKWARD,      // in dy                        out dx           same workspace
-  LS_OP_RELU_FORWARD,       // in x                         out y            slope: leaky; in place x
-  LS_OP_RELU_BACKWARD,      // in y, dy                     out dx           from the output's sign; in place dy
-  LS_OP_BN_FORWARD_TRAIN,   // in x, gamma, beta            out y, mean [C], variance [C] (biased, of this shard);
-                            //                              [relu fused, mask in the workspace]
-  LS_OP_BN_FORWARD_INFER,   // in x, gamma, beta, running mean, running variance   out y    [relu fused]; in place x
-  LS_OP_BN_BACKWARD,        // in x, dy, gamma, beta, mean, variance   out dx, dgamma, dbeta  [relu]; same workspace
-  LS_OP_LRN_FORWARD,        // in x                         out y            workspace
-  LS_OP_LRN_BACKWARD,       // in x, dy                     out dx           same workspace
-  LS_OP_DROPOUT_FORWARD,    // in x, step parameters        out y            in place x
-  LS_OP_DROPOUT_BACKWARD,   // in dy, step parameters       out dx           draws the same numbers again; in place dy
-  LS_OP_SHORTCUT_FORWARD,   // in x [N,C,H,W]               out y [N,K,ceil(H/s),ceil(W/s)]   option A
-  LS_OP_SHORTCUT_BACKWARD,  // in dy                        out dx
-  LS_OP_SOFTMAX,            // in x [N,C]                   out y probabilities
-  LS_OP_SOFTMAX_CE_FORWARD, // in x [N,C], labels i32 [N]   out p [N,C], metrics f32 [LS_METRICS]   label -1: not counted
-  LS_OP_SOFTMAX_CE_BACKWARD,// in p, labels                 out dx = (p - onehot) * scale; 0 for label -1; in place p
+  LS_OP_POOL_FORWARD,           // in x                         out y            workspace: where the maxima were
+  LS_OP_POOL_BACKWARD,          // in dy                        out dx           same workspace
+  LS_OP_RELU_FORWARD,           // in x                         out y            slope: leaky; in place x
+  LS_OP_RELU_BACKWARD,          // in y, dy                     out dx           from the output's sign; in place dy
+  LS_OP_BN_FORWARD_TRAIN,       // in x, gamma, beta            out y, mean [C], variance [C] (biased, of this shard);
+                                //                              [relu fused, mask in the workspace]
+  LS_OP_BN_FORWARD_INFER,       // in x, gamma, beta, running mean, running variance   out y    [relu fused]; in place x
+  LS_OP_BN_BACKWARD,            // in x, dy, gamma, beta, mean, variance   out dx, dgamma, dbeta  [relu]; same workspace
+  LS_OP_LRN_FORWARD,            // in x                         out y            workspace
+  LS_OP_LRN_BACKWARD,           // in x, dy                     out dx           same workspace
+  LS_OP_DROPOUT_FORWARD,        // in x, step parameters        out y            in place x
+  LS_OP_DROPOUT_BACKWARD,     // in dy, step parameters       out dx           draws the same numbers again; in place dy
+  LS_OP_SHORTCUT_FORWARD,     // in x [N,C,H,W]               out y [N,K,ceil(H/s),ceil(W/s)]   option A
+  LS_OP_SHORTCUT_BACKWARD,    // in dy                        out dx
+  LS_OP_SOFTMAX,              // in x [N,C]                   out y probabilities
+  LS_OP_SOFTMAX_CE_FORWARD,   // in x [N,C], labels i32 [N]   out p [N,C], metrics f32 [LS_METRICS]   label -1: not
+                              // counted
+  LS_OP_SOFTMAX_CE_BACKWARD,  // in p, labels                 out dx = (p - onehot) * scale; 0 for label -1; in place p
   LS_OP_COUNT
 };
 
@@ -82,16 +83,16 @@ struct ls_op_attributes {
   int64_t kernel[2], stride[2], dilation[2], pad_before[2], pad_after[2];
   int64_t groups;
   enum ls_pool_kind pool;
-  bool training;      // forward operations: keep what backward needs in the workspace
+  bool training;  // forward operations: keep what backward needs in the workspace
   bool has_bias;
-  bool relu;          // fused activation, or for RELU_* itself
-  float slope;        // leaky ReLU; 0 for the plain one
-  float epsilon;      // batch norm
+  bool relu;      // fused activation, or for RELU_* itself
+  float slope;    // leaky ReLU; 0 for the plain one
+  float epsilon;  // batch norm
   int64_t lrn_size;
   float alpha, beta, k;  // LRN: y = x / (k + alpha/size * sum)^beta
-  float rate;         // dropout
-  uint32_t layer;     // dropout: number of the layer in the network, part of the random key
-  float scale;        // softmax backward: 1 / images in the global batch
+  float rate;            // dropout
+  uint32_t layer;        // dropout: number of the layer in the network, part of the random key
+  float scale;           // softmax backward: 1 / images in the global batch
 };
 
 struct ls_tensor_desc {
@@ -113,11 +114,11 @@ struct ls_op_desc {
 // A prepared operation. The planner owns the pointers it passes to run and the memory behind them.
 struct ls_op {
   const struct ls_backend_ops *ops;
-  struct ls_op_desc desc;      // with every layout filled in
-  size_t workspace_bytes;      // must survive from forward to backward; 0: none
-  size_t scratch_bytes;        // only while it runs; the planner shares one buffer among all operations
-  bool in_place;               // the first output may be the memory of the input named in the table above
-  const char *kernel;          // which implementation, for `model show --plan` and profiles; owned by the backend
+  struct ls_op_desc desc;  // with every layout filled in
+  size_t workspace_bytes;  // must survive from forward to backward; 0: none
+  size_t scratch_bytes;    // only while it runs; the planner shares one buffer among all operations
+  bool in_place;           // the first output may be the memory of the input named in the table above
+  const char *kernel;      // which implementation, for `model show --plan` and profiles; owned by the backend
   void *state;
 };
 
@@ -156,8 +157,8 @@ struct ls_backend_ops {
                         struct ls_error *err);
   void (*release)(struct ls_backend *backend, enum ls_memory kind, void *memory, size_t bytes);
   // Copies in stream order; host memory is pinned or ordinary (then the call returns only when it is done).
-  ls_status (*upload)(struct ls_backend *backend, struct ls_stream *stream, void *device, const void *host, size_t bytes,
-                      struct ls_error *err);
+  ls_status (*upload)(struct ls_backend *backend, struct ls_stream *stream, void *device, const void *host,
+                      size_t bytes, struct ls_error *err);
   ls_status (*download)(struct ls_backend *backend, struct ls_stream *stream, void *host, const void *device,
                         size_t bytes, struct ls_error *err);
 
@@ -192,8 +193,8 @@ struct ls_backend_ops {
                        struct ls_error *err);
   void (*op_release)(struct ls_backend *backend, struct ls_op *op);
   // Enqueues it. No allocation, no lock.
-  ls_status (*run)(struct ls_backend *backend, struct ls_op *op, struct ls_stream *stream, const struct ls_op_args *args,
-                   struct ls_error *err);
+  ls_status (*run)(struct ls_backend *backend, struct ls_op *op, struct ls_stream *stream,
+                   const struct ls_op_args *args, struct ls_error *err);
 };
 
 // The backends of this build; NULL where it was built without.

@@ -117,7 +117,8 @@ ls_status ls_file_write_atomic(const char *path, const void *data, size_t size, 
 ls_status ls_folder_make(const char *path, unsigned mode, struct ls_error *err) {
   char part[4096];
   size_t length = strlen(path);
-  if (length == 0 || length >= sizeof part) return ls_fail(err, LS_INVALID, "folder name '%s' is empty or too long", path);
+  if (length == 0 || length >= sizeof part)
+    return ls_fail(err, LS_INVALID, "folder name '%s' is empty or too long", path);
   memcpy(part, path, length + 1);
   for (char *c = part + 1;; c++) {
     if (*c != '/' && *c != 0) continue;

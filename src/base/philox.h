@@ -8,11 +8,11 @@
 
 // What a draw is for; part of the key, so that two uses never share numbers. Append only: the numbers are in files.
 enum ls_random_purpose {
-  LS_RANDOM_INIT = 1,      // a = parameter index in network order, b = element
-  LS_RANDOM_SHUFFLE = 2,   // a = epoch
-  LS_RANDOM_AUGMENT = 3,   // a = epoch, b = sample index in the dataset, c = draw number
-  LS_RANDOM_DROPOUT = 4,   // a = step, b = layer and image position in the global batch, c = element / 4
-  LS_RANDOM_SYNTHETIC = 5, // generated images of the benchmark
+  LS_RANDOM_INIT = 1,       // a = parameter index in network order, b = element
+  LS_RANDOM_SHUFFLE = 2,    // a = epoch
+  LS_RANDOM_AUGMENT = 3,    // a = epoch, b = sample index in the dataset, c = draw number
+  LS_RANDOM_DROPOUT = 4,    // a = step, b = layer and image position in the global batch, c = element / 4
+  LS_RANDOM_SYNTHETIC = 5,  // generated images of the benchmark
   LS_RANDOM_TEST = 6,
 };
 

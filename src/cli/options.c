@@ -36,15 +36,9 @@ static int store(const struct ls_command *command, const struct ls_option *optio
   char *end = NULL;
   errno = 0;
   switch (option->kind) {
-    case LS_OPTION_FLAG:
-      *(bool *)target = true;
-      return LS_CLI_OK;
-    case LS_OPTION_TEXT:
-      *(const char **)target = value;
-      return LS_CLI_OK;
-    case LS_OPTION_OPTIONAL:
-      *(const char **)target = value ? value : "";
-      return LS_CLI_OK;
+    case LS_OPTION_FLAG: *(bool *)target = true; return LS_CLI_OK;
+    case LS_OPTION_TEXT: *(const char **)target = value; return LS_CLI_OK;
+    case LS_OPTION_OPTIONAL: *(const char **)target = value ? value : ""; return LS_CLI_OK;
     case LS_OPTION_LIST: {
       struct ls_text_list *list = target;
       if (list->count == LS_TEXT_LIST_MAX) {

@@ -11,19 +11,14 @@
 
 static int exit_code_of(ls_status status) {
   switch (status) {
-    case LS_OK:
-      return LS_CLI_OK;
+    case LS_OK: return LS_CLI_OK;
     case LS_INVALID:
     case LS_UNSUPPORTED:
-    case LS_EXISTS:
-      return LS_CLI_USAGE;
-    case LS_NOT_FOUND:
-      return LS_CLI_NOT_FOUND;
+    case LS_EXISTS: return LS_CLI_USAGE;
+    case LS_NOT_FOUND: return LS_CLI_NOT_FOUND;
     case LS_UNAVAILABLE:
-    case LS_TIMEOUT:
-      return LS_CLI_UNREACHABLE;
-    default:
-      return LS_CLI_FAILED;
+    case LS_TIMEOUT: return LS_CLI_UNREACHABLE;
+    default: return LS_CLI_FAILED;
   }
 }
 

@@ -169,23 +169,14 @@ static void on_checkpoint(struct ls_progress *progress, const Lockstep__V1__Chec
 void ls_progress_event(struct ls_progress *progress, const Lockstep__V1__Event *event) {
   if (!progress) return;
   switch (event->kind_case) {
-    case LOCKSTEP__V1__EVENT__KIND_STARTED:
-      on_started(progress, event);
-      break;
-    case LOCKSTEP__V1__EVENT__KIND_STEP:
-      on_step(progress, event);
-      break;
-    case LOCKSTEP__V1__EVENT__KIND_EVALUATION:
-      on_evaluation(progress, event->evaluation);
-      break;
-    case LOCKSTEP__V1__EVENT__KIND_CHECKPOINT:
-      on_checkpoint(progress, event->checkpoint);
-      break;
+    case LOCKSTEP__V1__EVENT__KIND_STARTED: on_started(progress, event); break;
+    case LOCKSTEP__V1__EVENT__KIND_STEP: on_step(progress, event); break;
+    case LOCKSTEP__V1__EVENT__KIND_EVALUATION: on_evaluation(progress, event->evaluation); break;
+    case LOCKSTEP__V1__EVENT__KIND_CHECKPOINT: on_checkpoint(progress, event->checkpoint); break;
     case LOCKSTEP__V1__EVENT__KIND_NOTE:
       ls_progress_say(progress, "%s%s", event->note->level >= LOCKSTEP__V1__NOTE__LEVEL__WARNING ? "warning: " : "",
                       event->note->text);
       break;
-    default:
-      break;  // how it ends is said by the command
+    default: break;  // how it ends is said by the command
   }
 }

@@ -60,22 +60,14 @@ int ls_remote_stream(struct ls_cli *cli, const char *method, const ProtobufCMess
 
 const char *ls_remote_state_name(Lockstep__V1__JobState state) {
   switch (state) {
-    case LOCKSTEP__V1__JOB_STATE__QUEUED:
-      return "queued";
-    case LOCKSTEP__V1__JOB_STATE__STARTING:
-      return "starting";
-    case LOCKSTEP__V1__JOB_STATE__RUNNING:
-      return "running";
-    case LOCKSTEP__V1__JOB_STATE__PAUSED:
-      return "paused";
-    case LOCKSTEP__V1__JOB_STATE__SUCCEEDED:
-      return "succeeded";
-    case LOCKSTEP__V1__JOB_STATE__FAILED:
-      return "failed";
-    case LOCKSTEP__V1__JOB_STATE__CANCELLED:
-      return "cancelled";
-    default:
-      return "unknown";
+    case LOCKSTEP__V1__JOB_STATE__QUEUED: return "queued";
+    case LOCKSTEP__V1__JOB_STATE__STARTING: return "starting";
+    case LOCKSTEP__V1__JOB_STATE__RUNNING: return "running";
+    case LOCKSTEP__V1__JOB_STATE__PAUSED: return "paused";
+    case LOCKSTEP__V1__JOB_STATE__SUCCEEDED: return "succeeded";
+    case LOCKSTEP__V1__JOB_STATE__FAILED: return "failed";
+    case LOCKSTEP__V1__JOB_STATE__CANCELLED: return "cancelled";
+    default: return "unknown";
   }
 }
 

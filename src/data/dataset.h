@@ -11,16 +11,17 @@
 struct ls_dataset;
 
 struct ls_dataset_info {
-  const char *path;    // file
-  const char *group;   // "/train"
-  int64_t count;       // N
+  const char *path;                 // file
+  const char *group;                // "/train"
+  int64_t count;                    // N
   int64_t height, width, channels;  // of the stored images
-  int64_t classes;     // from class_names, else 1 + the largest label
-  float mean[4], deviation[4];  // per channel, 0-255 scale; has_statistics says whether the file gave them
+  int64_t classes;                  // from class_names, else 1 + the largest label
+  float mean[4], deviation[4];      // per channel, 0-255 scale; has_statistics says whether the file gave them
   bool has_statistics;
 };
 
-// `location`: "FILE.h5:/group". `images`, `labels`: names inside the group. Labels are read and checked (0 <= label) here.
+// `location`: "FILE.h5:/group". `images`, `labels`: names inside the group. Labels are read and checked (0 <= label)
+// here.
 ls_status ls_dataset_open(const char *location, const char *images, const char *labels, struct ls_dataset **dataset,
                           struct ls_error *err);
 void ls_dataset_close(struct ls_dataset *dataset);

@@ -20,9 +20,9 @@
 struct ls_loader;
 
 struct ls_loader_options {
-  struct ls_dataset *dataset;  // must outlive the loader
-  bool training;               // false: one pass in order, centre crop, no augmentation
-  int64_t batch;               // B
+  struct ls_dataset *dataset;       // must outlive the loader
+  bool training;                    // false: one pass in order, centre crop, no augmentation
+  int64_t batch;                    // B
   int64_t crop_height, crop_width;  // what the network takes
   const Lockstep__V1__Augmentation *const *augment;
   size_t augment_count;
@@ -43,10 +43,10 @@ struct ls_loader_options {
 };
 
 struct ls_batch {
-  uint64_t index;         // k
-  void *images;           // B images, 64-byte aligned
-  int32_t *labels;        // B; -1: filler
-  int64_t valid;          // images that count (B in training)
+  uint64_t index;   // k
+  void *images;     // B images, 64-byte aligned
+  int32_t *labels;  // B; -1: filler
+  int64_t valid;    // images that count (B in training)
 };
 
 ls_status ls_loader_new(const struct ls_loader_options *options, struct ls_loader **loader, struct ls_error *err);

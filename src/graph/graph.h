@@ -1,6 +1,7 @@
 // A network as a graph of layers with inferred shapes. Immutable once built; any thread may read it.
 //
-// network message -> ls_graph (this file: shapes, parameters, cost, checks) -> ls_plan (plan.h: operations on a backend).
+// network message -> ls_graph (this file: shapes, parameters, cost, checks) -> ls_plan (plan.h: operations on a
+// backend).
 #ifndef LS_GRAPH_GRAPH_H
 #define LS_GRAPH_GRAPH_H
 
@@ -36,8 +37,8 @@ struct ls_parameter {
 // What `lockstep model show` prints for one layer.
 struct ls_layer_summary {
   const char *name;
-  const char *type;      // "convolution"
-  char detail[64];       // "64 3x3 stride 1 pad 1"
+  const char *type;        // "convolution"
+  char detail[64];         // "64 3x3 stride 1 pad 1"
   struct ls_shape output;  // of one image, without N
   int64_t parameters;      // learned
   int64_t multiply_adds;   // forward, one image; convolutions and fully connected layers only

@@ -1,12 +1,14 @@
-// A plan: a graph made ready for one backend context and one batch size. Two flat lists of prepared operations (forward,
-// backward), a static memory plan, and the table of parameters.
+// A plan: a graph made ready for one backend context and one batch size. Two flat lists of prepared operations
+// (forward, backward), a static memory plan, and the table of parameters.
 //
 // Memory is in slabs, all pointers fixed at bind time:
-//   parameters   every parameter in the layout its kernels want, float32, each 64-byte aligned; the optimizer works on it
+//   parameters   every parameter in the layout its kernels want, float32, each 64-byte aligned; the optimizer works on
+//   it
 //                in place. Learned parameters first, in network order; then running statistics.
-//   gradients    same offsets as `parameters`: gradient of each learned parameter; where a running statistic stands, the
-//                batch statistic of this shard; then LS_METRICS floats (sums over the shard). What is reduced over shards
-//                is this one slab.
+//   gradients    same offsets as `parameters`: gradient of each learned parameter; where a running statistic stands,
+//   the
+//                batch statistic of this shard; then LS_METRICS floats (sums over the shard). What is reduced over
+//                shards is this one slab.
 //   activations  private to one worker; reused by liveness. Holds workspace and scratch too.
 // Workers of one process on the CPU share one parameter slab (read-only while they compute).
 //
@@ -23,14 +25,14 @@ struct ls_plan;
 struct ls_binding;
 
 struct ls_plan_options {
-  int64_t batch;           // images a run: the shard's size
-  bool training;           // false: inference (no backward, batch norm by running statistics)
-  enum ls_dtype dtype;     // LS_F32; LS_F64 for the reference backend; others on CUDA
-  int64_t loss_images;     // images of the global batch the loss is a mean over (training)
+  int64_t batch;             // images a run: the shard's size
+  bool training;             // false: inference (no backward, batch norm by running statistics)
+  enum ls_dtype dtype;       // LS_F32; LS_F64 for the reference backend; others on CUDA
+  int64_t loss_images;       // images of the global batch the loss is a mean over (training)
   bool input_channels_last;  // layout the loader delivers: [N,H,W,C] instead of [N,C,H,W]
   // Use this plan's parameter layouts and offsets instead of choosing own ones, so that both work on the same slab.
   const struct ls_plan *parameters_of;
-  bool no_fusion;          // for tests: one operation a layer
+  bool no_fusion;  // for tests: one operation a layer
 };
 
 struct ls_plan_parameter {
@@ -46,12 +48,12 @@ void ls_plan_free(struct ls_plan *plan);
 
 int ls_plan_parameter_count(const struct ls_plan *plan);
 const struct ls_plan_parameter *ls_plan_parameter(const struct ls_plan *plan, int index);
-size_t ls_plan_learned_bytes(const struct ls_plan *plan);     // the first part of the parameter slab
-size_t ls_plan_parameter_bytes(const struct ls_plan *plan);   // whole parameter slab
-size_t ls_plan_gradient_bytes(const struct ls_plan *plan);    // parameter bytes + metrics, rounded up to 64
-size_t ls_plan_metrics_offset(const struct ls_plan *plan);    // of LS_METRICS floats in the gradient slab
+size_t ls_plan_learned_bytes(const struct ls_plan *plan);    // the first part of the parameter slab
+size_t ls_plan_parameter_bytes(const struct ls_plan *plan);  // whole parameter slab
+size_t ls_plan_gradient_bytes(const struct ls_plan *plan);   // parameter bytes + metrics, rounded up to 64
+size_t ls_plan_metrics_offset(const struct ls_plan *plan);   // of LS_METRICS floats in the gradient slab
 size_t ls_plan_activation_bytes(const struct ls_plan *plan);
-size_t ls_plan_input_bytes(const struct ls_plan *plan);       // what the loader must deliver for one run, float32
+size_t ls_plan_input_bytes(const struct ls_plan *plan);  // what the loader must deliver for one run, float32
 
 struct ls_plan_memory {
   void *parameters;   // device

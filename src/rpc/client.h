@@ -1,4 +1,5 @@
-// gRPC client over a Unix socket: blocking, for command-line programs. One connection and its calls belong to one thread.
+// gRPC client over a Unix socket: blocking, for command-line programs. One connection and its calls belong to one
+// thread.
 #ifndef LS_RPC_CLIENT_H
 #define LS_RPC_CLIENT_H
 

@@ -52,18 +52,19 @@ struct ls_rpc_method {
 struct ls_rpc_server_options {
   const struct ls_rpc_method *methods;
   size_t method_count;
-  void *user;                        // first argument of every handler
-  const uint8_t *descriptor_set;     // serialized google.protobuf.FileDescriptorSet for reflection; NULL: no reflection
+  void *user;                     // first argument of every handler
+  const uint8_t *descriptor_set;  // serialized google.protobuf.FileDescriptorSet for reflection; NULL: no reflection
   size_t descriptor_set_bytes;
-  size_t max_request_bytes;          // 0: 1 MiB
-  unsigned max_connections;          // 0: 256
-  unsigned max_streams;              // a connection; 0: 100
+  size_t max_request_bytes;  // 0: 1 MiB
+  unsigned max_connections;  // 0: 256
+  unsigned max_streams;      // a connection; 0: 100
 };
 
 ls_status ls_rpc_server_new(uv_loop_t *loop, const struct ls_rpc_server_options *options, struct ls_rpc_server **server,
                             struct ls_error *err);
 // Unix socket at `path` with `mode`; a stale socket file nobody listens on is replaced.
-ls_status ls_rpc_server_listen_unix(struct ls_rpc_server *server, const char *path, unsigned mode, struct ls_error *err);
+ls_status ls_rpc_server_listen_unix(struct ls_rpc_server *server, const char *path, unsigned mode,
+                                    struct ls_error *err);
 // Overall health: SERVING or NOT_SERVING for "" and every service.
 void ls_rpc_server_set_serving(struct ls_rpc_server *server, bool serving);
 // Stops listening, sends GOAWAY, ends calls after `drain_ms`, then calls `done`.

@@ -1,0 +1,90 @@
+"""lockstep train, eval and predict: a model from one command without the daemon, with the same bits however it ran."""
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import h5py
+import numpy
+from PIL import Image
+
+from util import JOB, LOCKSTEP, Place, line_of, run_tests, wait_for, write_data
+
+
+def test_same_bits_on_any_number_of_devices():
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        path = place.write("job.yaml", JOB)
+        digests = set()
+        for devices in (1, 2, 4):
+            result = place.run("train", path, "--output", place.path(f"run{devices}"), "--devices", str(devices))
+            assert result.returncode == 0, result
+            assert result.stdout.splitlines()[-1].startswith("parameters sha256: "), result.stdout
+            digests.add(line_of(result.stdout, "parameters sha256:"))
+            assert os.path.exists(place.path(f"run{devices}/final.h5"))
+        assert len(digests) == 1 and len(digests.pop()) == 64, digests
+
+
+def test_interrupted_by_hand():
+    """Ctrl-C makes a checkpoint; the same command goes on from it and ends with the same bits."""
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        path = place.write("job.yaml", JOB.replace("epochs: 2", "epochs: 60") + "evaluation: {every: never}\n")
+        whole = place.run("train", path, "--output", place.path("whole"), "--quiet")
+        assert whole.returncode == 0, whole
+        command = [LOCKSTEP, "train", path, "--output", place.path("parts")]
+        process = subprocess.Popen(command, env=place.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        events = place.path("parts/events.log")
+        wait_for(lambda: os.path.exists(events) and os.path.getsize(events) > 0 or process.poll() is not None, "a start")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 75 and "the same command goes on" in err, (process.returncode, out, err)
+        again = place.run("train", path, "--output", place.path("parts"))
+        assert again.returncode == 0, again
+        assert line_of(again.stdout, "parameters sha256:") == line_of(whole.stdout, "parameters sha256:")
+
+
+def test_another_job_is_refused():
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        path = place.write("job.yaml", JOB)
+        assert place.run("train", path, "-O", place.path("run"), "--set", "epochs=1").returncode == 0
+        other = place.run("train", path, "-O", place.path("run"), "--set", "seed=2")
+        assert other.returncode == 2 and "holds another job" in other.stderr, other
+        assert place.run("train", path, "-O", place.path("run"), "--set", "seed=2", "--set", "epochs=1",
+                         "--fresh").returncode == 0
+
+
+def test_eval_and_predict():
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        path = place.write("job.yaml", JOB.replace("epochs: 2", "epochs: 6"))
+        result = place.run("train", path, "--output", place.path("run"))
+        assert result.returncode == 0, result
+        accuracy = line_of(result.stdout, "test accuracy:")
+        model = line_of(result.stdout, "model:")
+        evaluated = place.run("eval", model, "--data", place.path("tiny.h5") + ":/test")
+        assert evaluated.returncode == 0 and line_of(evaluated.stdout, "test accuracy:") == accuracy, (accuracy, evaluated)
+        with h5py.File(place.path("tiny.h5")) as file:
+            images, labels = file["test/images"][:20], file["test/labels"][:20]
+        names = []
+        for i, image in enumerate(images):
+            names.append(place.path(f"{i}.png"))
+            Image.fromarray(image[:, :, 0]).save(names[-1])
+        Image.fromarray(images[0][:, :, 0]).save(place.path("0.jpg"), quality=98)
+        answer = place.run("predict", model, *names, place.path("0.jpg"), "-o", "json")
+        assert answer.returncode == 0, answer
+        answer = json.loads(answer.stdout)
+        assert len(answer) == 21 and len(answer[0]["classes"]) == 5
+        assert abs(sum(c["probability"] for c in answer[0]["classes"])) <= 1.0001
+        right = numpy.mean([int(a["classes"][0]["class"]) == l for a, l in zip(answer, labels)])
+        assert right > 0.5, right
+        assert answer[20]["classes"][0]["class"] == answer[0]["classes"][0]["class"]
+        place.write("text.png", "this is not an image")
+        bad = place.run("predict", model, place.path("text.png"))
+        assert bad.returncode in (1, 2) and "text.png" in bad.stderr and bad.stderr.count("\n") == 1, bad
+
+
+if __name__ == "__main__":
+    run_tests(sys.modules["__main__"])
