@@ -14,7 +14,7 @@ const struct ls_command *const ls_commands[] = {
     &ls_cmd_submit, &ls_cmd_list, &ls_cmd_show, &ls_cmd_watch, &ls_cmd_logs, &ls_cmd_cancel, &ls_cmd_pause,
     &ls_cmd_resume, &ls_cmd_checkpoints, &ls_cmd_devices,
     // without a daemon
-    &ls_cmd_train,
+    &ls_cmd_train, &ls_cmd_eval, &ls_cmd_predict, &ls_cmd_bench,
     // data and networks
     &ls_cmd_data_import, &ls_cmd_data_inspect, &ls_cmd_data_bench, &ls_cmd_model_list, &ls_cmd_model_show,
     // about the command itself

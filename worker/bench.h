@@ -1,0 +1,31 @@
+// Throughput on generated images: `lockstep bench`. The same workers, step and reduction as in training, without data
+// set, checkpoints or event log. Blocking; worker threads below the caller.
+#ifndef LS_WORKER_BENCH_H
+#define LS_WORKER_BENCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "lockstep/v1/network.pb-c.h"
+
+struct ls_bench_options {
+  const Lockstep__V1__Network *network;
+  unsigned batch;    // images a step, over all devices
+  unsigned steps;    // measured ones, after a short warm-up
+  unsigned devices;  // 0: one a core (or all GPUs)
+  unsigned shards;   // 0: as many as devices
+  bool inference;    // forward only, batch norm folded
+};
+
+struct ls_bench_result {
+  double images_per_s;                        // batch over the median step
+  double step_ms, step_ms_low, step_ms_high;  // median, 10th and 90th percentile
+  double input_wait;                          // share of the step that workers waited for data, 0 to 1
+  uint64_t peak_rss_bytes;
+  unsigned workers, shards;
+};
+
+ls_status ls_bench(const struct ls_bench_options *options, struct ls_bench_result *result, struct ls_error *err);
+
+#endif
