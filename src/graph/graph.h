@@ -9,30 +9,11 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "layers/layer.h"
 #include "lockstep/v1/network.pb-c.h"
 #include "tensor/tensor.h"
 
-struct ls_graph;
-
-enum ls_parameter_kind {
-  LS_PARAMETER_WEIGHT,
-  LS_PARAMETER_BIAS,
-  LS_PARAMETER_GAMMA,
-  LS_PARAMETER_BETA,
-  LS_PARAMETER_RUNNING_MEAN,      // not learned: moved towards the mean over shards after each step
-  LS_PARAMETER_RUNNING_VARIANCE,  // takes the unbiased variance (n/(n-1)), as PyTorch does
-};
-
-struct ls_parameter {
-  char name[96];  // "conv1.weight": layer name, dot, kind
-  int layer;      // index of its layer
-  enum ls_parameter_kind kind;
-  struct ls_shape shape;  // weight [K,C/groups,R,S] or [K,C] or, after a [C,H,W] input, [K,C,H,W]; others [C]
-  const Lockstep__V1__Initializer *init;  // NULL: the kind's default
-  int64_t fan_in, fan_out;
-  bool learned;
-  float running_momentum;  // running statistics: share of the new value
-};
+struct ls_graph;  // parameters are described in layers/layer.h
 
 // What `lockstep model show` prints for one layer.
 struct ls_layer_summary {

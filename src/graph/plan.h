@@ -40,6 +40,14 @@ struct ls_plan_parameter {
   struct ls_tensor_desc tensor;
   size_t offset_bytes;  // in both slabs
   size_t bytes;         // with the layout's padding
+  // Running statistics: what the mean over shards of the batch statistic is multiplied by before the running one takes
+  // its share of it: 1 for means, n/(n-1) for variances, n = values a channel in one shard.
+  float statistic_scale;
+};
+
+struct ls_plan_op_info {
+  const char *layer, *kind, *kernel;
+  bool backward;
 };
 
 ls_status ls_plan_build(const struct ls_graph *graph, struct ls_backend *backend, const struct ls_plan_options *options,
@@ -77,6 +85,11 @@ ls_status ls_binding_forward(struct ls_binding *binding, struct ls_stream *strea
 ls_status ls_binding_backward(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err);
 // Inference: class probabilities of the last forward, float32 [batch, classes] row-major, in device memory.
 const void *ls_binding_probabilities(const struct ls_binding *binding);
+
+// Profiling: with a function set, it is called after every operation with its time. NULL turns it off again.
+void ls_binding_profile(struct ls_binding *binding,
+                        void (*done)(void *user, const struct ls_plan_op_info *info, int64_t begin_ns, int64_t end_ns),
+                        void *user);
 
 // Operations, kernels, layouts, reorders, memory: `lockstep model show --plan`.
 void ls_plan_print(const struct ls_plan *plan, FILE *out);

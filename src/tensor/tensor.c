@@ -15,12 +15,6 @@ const char *ls_dtype_name(enum ls_dtype dtype) {
   return name[dtype];
 }
 
-struct ls_shape ls_shape_make(int rank, const int64_t *dim) {
-  struct ls_shape shape = {.rank = rank};
-  memcpy(shape.dim, dim, (size_t)rank * sizeof *dim);
-  return shape;
-}
-
 int64_t ls_shape_elements(const struct ls_shape *shape) {
   int64_t n = 1;
   for (int i = 0; i < shape->rank; i++) n *= shape->dim[i];

@@ -20,8 +20,9 @@ struct ls_shape {
 size_t ls_dtype_bytes(enum ls_dtype dtype);
 const char *ls_dtype_name(enum ls_dtype dtype);  // "float32"
 
-struct ls_shape ls_shape_make(int rank, const int64_t *dim);
-#define LS_SHAPE(...) ls_shape_make((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
+// LS_SHAPE(64, 3, 224, 224): a shape in place; its address may be taken.
+#define LS_SHAPE(...) \
+  ((struct ls_shape){.rank = (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), .dim = {__VA_ARGS__}})
 int64_t ls_shape_elements(const struct ls_shape *shape);
 bool ls_shape_equal(const struct ls_shape *a, const struct ls_shape *b);
 // Writes "64x3x224x224" into text and returns it.

@@ -1,0 +1,62 @@
+// A program: the operations of a network for one batch, on symbolic values, before any backend has seen them.
+//
+// Layers write it (layer.h), the planner lowers it onto a backend (src/graph/plan.c). Values are written once (SSA): what
+// may share memory is the planner's decision. One thread at a time.
+#ifndef LS_LAYERS_PROGRAM_H
+#define LS_LAYERS_PROGRAM_H
+
+#include "backend/backend.h"
+
+enum ls_value_kind {
+  LS_VALUE_ACTIVATION,  // in the activation slab, lives from its operation to its last use
+  LS_VALUE_PARAMETER,   // index: parameter of the graph
+  LS_VALUE_GRADIENT,    // gradient of parameter `index`, or its batch statistic, in the gradient slab
+  LS_VALUE_METRICS,     // LS_METRICS floats
+  LS_VALUE_INPUT,       // images as the loader delivers them
+  LS_VALUE_LABELS,
+  LS_VALUE_STEP,        // struct ls_step_parameters
+};
+
+enum { LS_NO_VALUE = -1 };
+
+struct ls_value {
+  enum ls_value_kind kind;
+  enum ls_dtype dtype;
+  struct ls_shape shape;  // with N
+  int index;
+};
+
+struct ls_program_op {
+  enum ls_op_kind kind;
+  int layer;
+  int forward;  // backward operations: index of the forward operation whose workspace they share; else -1
+  int inputs, outputs;
+  int value[LS_OP_MAX_TENSORS];
+  struct ls_op_attributes attributes;
+};
+
+struct ls_program {
+  bool training;
+  enum ls_dtype dtype;
+  int64_t batch;
+  float loss_scale;      // 1 / images of the global batch
+  struct ls_value *values;
+  int value_count, value_capacity;
+  struct ls_program_op *ops;
+  int op_count, op_capacity;
+  int forward_count;     // ops before this one are the forward pass
+  int probabilities;     // value of the loss's softmax
+  bool failed;           // memory ran out while it was written
+};
+
+// Index of a new value, LS_NO_VALUE when memory runs out (then `failed` is set and later calls do nothing).
+int ls_program_value(struct ls_program *program, enum ls_value_kind kind, enum ls_dtype dtype,
+                     const struct ls_shape *shape, int index);
+// The value for parameter or gradient `index`, made at first use. Shapes may differ in rank but not in elements.
+int ls_program_slab_value(struct ls_program *program, enum ls_value_kind kind, const struct ls_shape *shape, int index);
+// Appends an operation; `values` are inputs, then outputs. Returns its index.
+int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, int inputs, int outputs, const int *values,
+                   const struct ls_op_attributes *attributes);
+void ls_program_release(struct ls_program *program);
+
+#endif
