@@ -73,7 +73,7 @@ static ls_status in_layout(struct ls_plan *plan, int layer, int value, const str
   struct plan_value *v = &plan->values[value];
   *result = value;
   if (!v->tensor.layout) {
-    v->tensor.layout = wanted->layout;
+    v->tensor = *wanted;  // the shape too: a grouped weight may have got a group axis
     return LS_OK;
   }
   if (same_layout(plan, &v->tensor, wanted)) return LS_OK;
