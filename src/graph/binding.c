@@ -51,7 +51,8 @@ static int count_patches(const struct ls_plan *plan, struct patch *patches) {
 ls_status ls_plan_bind(struct ls_plan *plan, const struct ls_plan_memory *memory, struct ls_binding **result,
                        struct ls_error *err) {
   *result = NULL;
-  if (plan->options.training && !memory->gradients) return ls_fail(err, LS_INTERNAL, "a training plan needs a gradient slab");
+  if (plan->options.training && !memory->gradients)
+    return ls_fail(err, LS_INTERNAL, "a training plan needs a gradient slab");
   struct ls_binding *binding = calloc(1, sizeof *binding);
   if (!binding) return ls_fail(err, LS_NO_MEMORY, "no memory for a binding");
   binding->plan = plan;
@@ -131,7 +132,8 @@ void ls_binding_profile(struct ls_binding *binding,
 
 void ls_plan_print(const struct ls_plan *plan, FILE *out) {
   int reorders = 0;
-  fprintf(out, "%-8s %-24s %-22s %-24s %-14s %-14s %s\n", "pass", "layer", "operation", "kernel", "input", "output", "MiB");
+  fprintf(out, "%-8s %-24s %-22s %-24s %-14s %-14s %s\n", "pass", "layer", "operation", "kernel", "input", "output",
+          "MiB");
   for (int s = 0; s < plan->step_count; s++) {
     const struct plan_step *step = &plan->steps[s];
     const struct ls_op_desc *desc = &step->op.desc;

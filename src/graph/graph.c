@@ -22,8 +22,8 @@ static ls_status resolve_inputs(const struct ls_graph *graph, struct ls_layer *l
   layer->inputs = m->n_from ? (int)m->n_from : 1;
   if (m->n_from > LS_LAYER_MAX_INPUTS || layer->inputs < layer->type->min_inputs ||
       layer->inputs > layer->type->max_inputs) {
-    return ls_fail(err, LS_INVALID, "layer '%s' (%s) has %d inputs, allowed are %d to %d", layer->name, layer->type->name,
-                   layer->inputs, layer->type->min_inputs, layer->type->max_inputs);
+    return ls_fail(err, LS_INVALID, "layer '%s' (%s) has %d inputs, allowed are %d to %d", layer->name,
+                   layer->type->name, layer->inputs, layer->type->min_inputs, layer->type->max_inputs);
   }
   for (int i = 0; i < layer->inputs; i++) {
     const char *from = m->n_from ? m->from[i] : NULL;
@@ -60,7 +60,8 @@ static ls_status add_layer(struct ls_graph *graph, int number, struct ls_error *
   if (!layer->type) return ls_fail(err, LS_INVALID, "layer %d '%s' has no type", number + 1, layer->name);
   if (!layer->name[0]) return ls_fail(err, LS_INVALID, "layer %d (%s) has no name", number + 1, layer->type->name);
   if (strcmp(layer->name, "input") == 0 || find_layer(graph, number, layer->name) >= 0) {
-    return ls_fail(err, LS_INVALID, "layer %d (%s): the name '%s' is taken", number + 1, layer->type->name, layer->name);
+    return ls_fail(err, LS_INVALID, "layer %d (%s): the name '%s' is taken", number + 1, layer->type->name,
+                   layer->name);
   }
   LS_TRY(resolve_inputs(graph, layer, err));
   LS_TRY(layer->type->infer(layer, err));
@@ -132,7 +133,9 @@ int ls_graph_layer_count(const struct ls_graph *graph) { return graph->layer_cou
 
 void ls_graph_layer_summary(const struct ls_graph *graph, int number, struct ls_layer_summary *summary) {
   const struct ls_layer *layer = &graph->layers[number];
-  *summary = (struct ls_layer_summary){.name = layer->name, .type = layer->type->name, .output = layer->output_shape,
+  *summary = (struct ls_layer_summary){.name = layer->name,
+                                       .type = layer->type->name,
+                                       .output = layer->output_shape,
                                        .multiply_adds = layer->multiply_adds,
                                        .activations = ls_shape_elements(&layer->output_shape)};
   memcpy(summary->detail, layer->detail, sizeof summary->detail);
@@ -143,7 +146,9 @@ void ls_graph_layer_summary(const struct ls_graph *graph, int number, struct ls_
 
 int ls_graph_parameter_count(const struct ls_graph *graph) { return graph->parameter_count; }
 
-const struct ls_parameter *ls_graph_parameter(const struct ls_graph *graph, int index) { return graph->parameters[index]; }
+const struct ls_parameter *ls_graph_parameter(const struct ls_graph *graph, int index) {
+  return graph->parameters[index];
+}
 
 int64_t ls_graph_classes(const struct ls_graph *graph) {
   const struct ls_layer *last = &graph->layers[graph->layer_count - 1];
@@ -151,7 +156,9 @@ int64_t ls_graph_classes(const struct ls_graph *graph) {
   return loss ? last->output_shape.dim[0] : 0;
 }
 
-struct ls_shape ls_graph_input_shape(const struct ls_graph *graph) { return graph->input; }
+struct ls_shape ls_graph_input_shape(const struct ls_graph *graph) {
+  return graph->input;
+}
 
 // Element i of a standard normal sequence (Box and Muller, 1958), each a function of (seed, parameter, i) alone.
 static double normal_draw(uint64_t seed, int parameter, int64_t i) {
@@ -175,9 +182,7 @@ ls_status ls_graph_initial_values(const struct ls_graph *graph, int index, uint6
   if (p->init) {
     switch (p->init->kind_case) {
       case LOCKSTEP__V1__INITIALIZER__KIND_HE_NORMAL: std = sqrt(2.0 / (double)p->fan_in); break;
-      case LOCKSTEP__V1__INITIALIZER__KIND_XAVIER_UNIFORM:
-        limit = sqrt(6.0 / (double)(p->fan_in + p->fan_out));
-        break;
+      case LOCKSTEP__V1__INITIALIZER__KIND_XAVIER_UNIFORM: limit = sqrt(6.0 / (double)(p->fan_in + p->fan_out)); break;
       case LOCKSTEP__V1__INITIALIZER__KIND_NORMAL: std = p->init->normal->std; break;
       case LOCKSTEP__V1__INITIALIZER__KIND_CONSTANT:
         std = 0;
@@ -188,9 +193,12 @@ ls_status ls_graph_initial_values(const struct ls_graph *graph, int index, uint6
     }
   }
   for (int64_t i = 0; i < n; i++) {
-    if (limit > 0) values[i] = (float)(limit * uniform_draw(seed, index, i));
-    else if (std > 0) values[i] = (float)(std * normal_draw(seed, index, i));
-    else values[i] = (float)constant;
+    if (limit > 0)
+      values[i] = (float)(limit * uniform_draw(seed, index, i));
+    else if (std > 0)
+      values[i] = (float)(std * normal_draw(seed, index, i));
+    else
+      values[i] = (float)constant;
   }
   return LS_OK;
 }

@@ -55,7 +55,8 @@ struct block {
 static int larger_first(const void *a, const void *b) {
   const struct block *x = a, *y = b;
   if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
-  return x->first != y->first ? (x->first > y->first) - (x->first < y->first) : (x->last > y->last) - (x->last < y->last);
+  return x->first != y->first ? (x->first > y->first) - (x->first < y->first)
+                              : (x->last > y->last) - (x->last < y->last);
 }
 
 static int lower_first(const void *a, const void *b) {
@@ -93,13 +94,15 @@ static ls_status place_blocks(struct ls_plan *plan, struct ls_error *err) {
     struct plan_step *step = &plan->steps[s];
     if (step->op.workspace_bytes == 0 || step->forward_step >= 0) continue;
     plan->value_bytes += ls_align(step->op.workspace_bytes);
-    blocks[n++] = (struct block){ls_align(step->op.workspace_bytes), &step->workspace_offset, s, step->workspace_last, 0};
+    blocks[n++] =
+        (struct block){ls_align(step->op.workspace_bytes), &step->workspace_offset, s, step->workspace_last, 0};
   }
   if (status == LS_OK) qsort(blocks, (size_t)n, sizeof *blocks, larger_first);
   for (int i = 0; i < n; i++) {
     place(blocks, i, near);
     *blocks[i].offset = blocks[i].at;
-    if (blocks[i].at + blocks[i].bytes > plan->activation_bytes) plan->activation_bytes = blocks[i].at + blocks[i].bytes;
+    if (blocks[i].at + blocks[i].bytes > plan->activation_bytes)
+      plan->activation_bytes = blocks[i].at + blocks[i].bytes;
   }
   free(blocks);
   free(near);
@@ -111,7 +114,8 @@ ls_status ls_plan_place(struct ls_plan *plan, struct ls_error *err) {
     struct plan_value *v = &plan->values[i];
     if (v->tensor.layout) v->bytes = plan->backend->ops->layout_bytes(v->tensor.layout);
     if (v->kind == LS_VALUE_INPUT) plan->input_bytes = v->bytes;
-    if (v->kind == LS_VALUE_PARAMETER || v->kind == LS_VALUE_GRADIENT) v->offset = plan->parameters[v->index].offset_bytes;
+    if (v->kind == LS_VALUE_PARAMETER || v->kind == LS_VALUE_GRADIENT)
+      v->offset = plan->parameters[v->index].offset_bytes;
   }
   find_lifetimes(plan);
   share_in_place(plan);

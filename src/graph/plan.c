@@ -10,11 +10,31 @@
 
 #include "graph/plan_internal.h"
 
-static const char *const op_names[LS_OP_COUNT] = {
-    "reorder", "fill_zero", "add", "conv_forward", "conv_backward_data", "conv_backward_weights", "fc_forward",
-    "fc_backward_data", "fc_backward_weights", "pool_forward", "pool_backward", "relu_forward", "relu_backward",
-    "bn_forward", "bn_forward_infer", "bn_backward", "lrn_forward", "lrn_backward", "dropout_forward", "dropout_backward",
-    "shortcut_forward", "shortcut_backward", "softmax", "softmax_ce_forward", "softmax_ce_backward"};
+static const char *const op_names[LS_OP_COUNT] = {"reorder",
+                                                  "fill_zero",
+                                                  "add",
+                                                  "conv_forward",
+                                                  "conv_backward_data",
+                                                  "conv_backward_weights",
+                                                  "fc_forward",
+                                                  "fc_backward_data",
+                                                  "fc_backward_weights",
+                                                  "pool_forward",
+                                                  "pool_backward",
+                                                  "relu_forward",
+                                                  "relu_backward",
+                                                  "bn_forward",
+                                                  "bn_forward_infer",
+                                                  "bn_backward",
+                                                  "lrn_forward",
+                                                  "lrn_backward",
+                                                  "dropout_forward",
+                                                  "dropout_backward",
+                                                  "shortcut_forward",
+                                                  "shortcut_backward",
+                                                  "softmax",
+                                                  "softmax_ce_forward",
+                                                  "softmax_ce_backward"};
 
 const char *ls_plan_op_name(enum ls_op_kind kind) { return op_names[kind]; }
 
@@ -57,7 +77,10 @@ static bool same_layout(const struct ls_plan *plan, const struct ls_tensor_desc 
 static ls_status add_reorder(struct ls_plan *plan, int layer, int from, int to, struct ls_error *err) {
   struct plan_step *step = add_step(plan);
   if (!step) return ls_fail(err, LS_NO_MEMORY, "no memory for the plan");
-  struct ls_op_desc desc = {.kind = LS_OP_REORDER, .layer_name = plan->graph->layers[layer].name, .inputs = 1, .outputs = 1,
+  struct ls_op_desc desc = {.kind = LS_OP_REORDER,
+                            .layer_name = plan->graph->layers[layer].name,
+                            .inputs = 1,
+                            .outputs = 1,
                             .tensor = {plan->values[from].tensor, plan->values[to].tensor}};
   LS_TRY(plan->backend->ops->prepare(plan->backend, &desc, &step->op, err));
   step->layer = layer;
@@ -104,8 +127,11 @@ static void fix_gradient_layout(struct ls_plan *plan, struct plan_value *v) {
 
 static ls_status lower(struct ls_plan *plan, const struct ls_program_op *from, int *step_of_op, int op_index,
                        struct ls_error *err) {
-  struct ls_op_desc desc = {.kind = from->kind, .layer_name = plan->graph->layers[from->layer].name,
-                            .inputs = from->inputs, .outputs = from->outputs, .attributes = from->attributes};
+  struct ls_op_desc desc = {.kind = from->kind,
+                            .layer_name = plan->graph->layers[from->layer].name,
+                            .inputs = from->inputs,
+                            .outputs = from->outputs,
+                            .attributes = from->attributes};
   for (int i = 0; i < from->inputs + from->outputs; i++) {
     fix_gradient_layout(plan, &plan->values[from->value[i]]);
     desc.tensor[i] = plan->values[from->value[i]].tensor;
@@ -151,7 +177,8 @@ static ls_status take_values(struct ls_plan *plan, struct ls_error *err) {
   const struct ls_backend_ops *ops = plan->backend->ops;
   for (int i = 0; i < plan->program.value_count; i++) {
     const struct ls_value *from = &plan->program.values[i];
-    struct plan_value v = {.kind = from->kind, .tensor = {from->dtype, from->shape, NULL}, .index = from->index, .source = -1};
+    struct plan_value v = {
+        .kind = from->kind, .tensor = {from->dtype, from->shape, NULL}, .index = from->index, .source = -1};
     bool fixed = from->kind == LS_VALUE_INPUT || from->kind == LS_VALUE_LABELS || from->kind == LS_VALUE_STEP ||
                  from->kind == LS_VALUE_METRICS;
     if (fixed) {
@@ -215,7 +242,8 @@ static ls_status build(struct ls_plan *plan, struct ls_error *err) {
   program->batch = plan->options.batch;
   program->loss_scale = 1.0f / (float)(plan->options.loss_images > 0 ? plan->options.loss_images : plan->options.batch);
   if (program->training && ls_graph_classes(plan->graph) == 0) {
-    return ls_fail(err, LS_INVALID, "network '%s' has no loss: its last layer must be softmax_cross_entropy to be trained",
+    return ls_fail(err, LS_INVALID,
+                   "network '%s' has no loss: its last layer must be softmax_cross_entropy to be trained",
                    plan->graph->network->name ? plan->graph->network->name : "");
   }
   LS_TRY(ls_graph_write_program(plan->graph, program, plan->options.no_fusion, err));
@@ -263,7 +291,9 @@ void ls_plan_free(struct ls_plan *plan) {
 }
 
 int ls_plan_parameter_count(const struct ls_plan *plan) { return plan->parameter_count; }
-const struct ls_plan_parameter *ls_plan_parameter(const struct ls_plan *plan, int index) { return &plan->parameters[index]; }
+const struct ls_plan_parameter *ls_plan_parameter(const struct ls_plan *plan, int index) {
+  return &plan->parameters[index];
+}
 size_t ls_plan_learned_bytes(const struct ls_plan *plan) { return plan->learned_bytes; }
 size_t ls_plan_parameter_bytes(const struct ls_plan *plan) { return plan->parameter_bytes; }
 size_t ls_plan_gradient_bytes(const struct ls_plan *plan) { return plan->gradient_bytes; }

@@ -11,21 +11,21 @@ enum { LS_ALIGNMENT = 64 };
 struct plan_value {
   enum ls_value_kind kind;
   struct ls_tensor_desc tensor;
-  int index;         // parameter index
-  int source;        // a reordered copy: the value it copies; else -1
+  int index;   // parameter index
+  int source;  // a reordered copy: the value it copies; else -1
   size_t bytes;
-  int first, last;   // steps between which it lives (activations)
-  int shares;        // root of the values whose memory it shares; itself when none
-  size_t offset;     // in its slab
+  int first, last;  // steps between which it lives (activations)
+  int shares;       // root of the values whose memory it shares; itself when none
+  size_t offset;    // in its slab
 };
 
 struct plan_step {
   struct ls_op op;
   int layer;
   int value[LS_OP_MAX_TENSORS];
-  int forward_step;        // backward: step whose workspace it shares; -1
+  int forward_step;  // backward: step whose workspace it shares; -1
   size_t workspace_offset;
-  int workspace_last;      // last step that uses the workspace
+  int workspace_last;  // last step that uses the workspace
 };
 
 struct ls_plan {

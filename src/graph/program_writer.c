@@ -42,8 +42,8 @@ static void mark(struct writer *w, bool no_fusion) {
 }
 
 static void write_forward(struct writer *w) {
-  struct ls_shape shape = {.rank = 4, .dim = {w->program->batch, w->graph->input.dim[0], w->graph->input.dim[1],
-                                              w->graph->input.dim[2]}};
+  struct ls_shape shape = {
+      .rank = 4, .dim = {w->program->batch, w->graph->input.dim[0], w->graph->input.dim[1], w->graph->input.dim[2]}};
   int image = ls_program_value(w->program, LS_VALUE_INPUT, w->program->dtype, &shape, 0);
   for (int i = 0; i < w->graph->layer_count; i++) {
     struct ls_layer_instance *instance = &w->instances[i];
@@ -107,8 +107,8 @@ ls_status ls_graph_write_program(const struct ls_graph *graph, struct ls_program
   mark(&w, no_fusion);
   for (int i = 0; i < graph->layer_count; i++) {
     if (w.readers[i] <= LS_LAYER_MAX_INPUTS) continue;
-    status = ls_fail(err, LS_UNSUPPORTED, "layer '%s': %d layers read its output, at most %d can", graph->layers[i].name,
-                     w.readers[i], LS_LAYER_MAX_INPUTS);
+    status = ls_fail(err, LS_UNSUPPORTED, "layer '%s': %d layers read its output, at most %d can",
+                     graph->layers[i].name, w.readers[i], LS_LAYER_MAX_INPUTS);
     goto done;
   }
   write_forward(&w);

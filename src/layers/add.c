@@ -29,6 +29,11 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   }
 }
 
-const struct ls_layer_type ls_layer_add = {
-    .name = "add", .type_case = LOCKSTEP__V1__LAYER__TYPE_ADD, .min_inputs = 2, .max_inputs = LS_LAYER_MAX_INPUTS,
-    .can_fuse_relu = true, .infer = infer, .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_add = {.name = "add",
+                                           .type_case = LOCKSTEP__V1__LAYER__TYPE_ADD,
+                                           .min_inputs = 2,
+                                           .max_inputs = LS_LAYER_MAX_INPUTS,
+                                           .can_fuse_relu = true,
+                                           .infer = infer,
+                                           .forward = forward,
+                                           .backward = backward};

@@ -41,13 +41,24 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   a.relu = i->relu;  // undone inside the operation, by the mask of the forward pass
   // The operation computes dx in any case; where nobody wants it, it is thrown away.
   dx[0] = ls_layer_like(program, i->x[0]);
-  int values[9] = {i->x[0], dy, ls_layer_parameter(i, program, GAMMA), ls_layer_parameter(i, program, BETA),
-                   i->statistics[0], i->statistics[1], dx[0], ls_layer_gradient(i, program, GAMMA),
+  int values[9] = {i->x[0],
+                   dy,
+                   ls_layer_parameter(i, program, GAMMA),
+                   ls_layer_parameter(i, program, BETA),
+                   i->statistics[0],
+                   i->statistics[1],
+                   dx[0],
+                   ls_layer_gradient(i, program, GAMMA),
                    ls_layer_gradient(i, program, BETA)};
   int op = ls_program_add(program, LS_OP_BN_BACKWARD, i->layer->number, 6, 3, values, &a);
   if (op >= 0) program->ops[op].forward = i->op;
 }
 
-const struct ls_layer_type ls_layer_batch_norm = {
-    .name = "batch_norm", .type_case = LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM, .min_inputs = 1, .max_inputs = 1,
-    .can_fuse_relu = true, .infer = infer, .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_batch_norm = {.name = "batch_norm",
+                                                  .type_case = LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM,
+                                                  .min_inputs = 1,
+                                                  .max_inputs = 1,
+                                                  .can_fuse_relu = true,
+                                                  .infer = infer,
+                                                  .forward = forward,
+                                                  .backward = backward};

@@ -9,13 +9,16 @@ static ls_status check(const struct ls_layer *layer, const Lockstep__V1__Convolu
                        struct ls_error *err) {
   LS_TRY(ls_layer_need_image(layer, err));
   if (m->n_kernel < 1 || m->n_kernel > 2) {
-    return ls_fail(err, LS_INVALID, "layer '%s' (convolution): kernel has %zu numbers, one or two (height, width) are allowed",
+    return ls_fail(err, LS_INVALID,
+                   "layer '%s' (convolution): kernel has %zu numbers, one or two (height, width) are allowed",
                    layer->name, m->n_kernel);
   }
-  if (m->filters < 1) return ls_fail(err, LS_INVALID, "layer '%s' (convolution): filters must be at least 1", layer->name);
+  if (m->filters < 1)
+    return ls_fail(err, LS_INVALID, "layer '%s' (convolution): filters must be at least 1", layer->name);
   if (m->groups < 1 || channels % m->groups || m->filters % m->groups) {
     return ls_fail(err, LS_INVALID,
-                   "layer '%s' (convolution): %u groups divide neither evenly into %" PRId64 " input channels nor %u filters",
+                   "layer '%s' (convolution): %u groups divide neither evenly into %" PRId64
+                   " input channels nor %u filters",
                    layer->name, m->groups, channels, m->filters);
   }
   return LS_OK;
@@ -34,7 +37,8 @@ static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
     a->dilation[i] = ls_layer_pair(m->dilation, m->n_dilation, i, 1);
     a->pad_before[i] = a->pad_after[i] = ls_layer_pair(m->pad, m->n_pad, i, 0);
     if (a->kernel[i] < 1 || a->stride[i] < 1 || a->dilation[i] < 1) {
-      return ls_fail(err, LS_INVALID, "layer '%s' (convolution): kernel, stride and dilation must be at least 1", layer->name);
+      return ls_fail(err, LS_INVALID, "layer '%s' (convolution): kernel, stride and dilation must be at least 1",
+                     layer->name);
     }
     LS_TRY(ls_layer_window(layer, i, in.dim[i + 1], a->pad_before[i], a->pad_after[i], a->kernel[i], a->dilation[i],
                            a->stride[i], false, &out.dim[i + 1], err));
@@ -52,9 +56,12 @@ static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
     b->fan_in = w->fan_in;
   }
   layer->multiply_adds = m->filters * out.dim[1] * out.dim[2] * per_group * taps;
-  int used = snprintf(layer->detail, sizeof layer->detail, "%u, %" PRId64 "x%" PRId64, m->filters, a->kernel[0], a->kernel[1]);
-  if (a->stride[0] > 1) used += snprintf(layer->detail + used, sizeof layer->detail - (size_t)used, ", stride %" PRId64, a->stride[0]);
-  if (a->pad_before[0]) used += snprintf(layer->detail + used, sizeof layer->detail - (size_t)used, ", pad %" PRId64, a->pad_before[0]);
+  int used =
+      snprintf(layer->detail, sizeof layer->detail, "%u, %" PRId64 "x%" PRId64, m->filters, a->kernel[0], a->kernel[1]);
+  if (a->stride[0] > 1)
+    used += snprintf(layer->detail + used, sizeof layer->detail - (size_t)used, ", stride %" PRId64, a->stride[0]);
+  if (a->pad_before[0])
+    used += snprintf(layer->detail + used, sizeof layer->detail - (size_t)used, ", pad %" PRId64, a->pad_before[0]);
   if (m->groups > 1) snprintf(layer->detail + used, sizeof layer->detail - (size_t)used, ", %u groups", m->groups);
   return LS_OK;
 }
@@ -87,6 +94,11 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   if (op >= 0) program->ops[op].forward = i->op;
 }
 
-const struct ls_layer_type ls_layer_convolution = {
-    .name = "convolution", .type_case = LOCKSTEP__V1__LAYER__TYPE_CONVOLUTION, .min_inputs = 1, .max_inputs = 1,
-    .can_fuse_relu = true, .infer = infer, .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_convolution = {.name = "convolution",
+                                                   .type_case = LOCKSTEP__V1__LAYER__TYPE_CONVOLUTION,
+                                                   .min_inputs = 1,
+                                                   .max_inputs = 1,
+                                                   .can_fuse_relu = true,
+                                                   .infer = infer,
+                                                   .forward = forward,
+                                                   .backward = backward};

@@ -39,6 +39,10 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
                  &i->layer->attributes);
 }
 
-const struct ls_layer_type ls_layer_dropout = {
-    .name = "dropout", .type_case = LOCKSTEP__V1__LAYER__TYPE_DROPOUT, .min_inputs = 1, .max_inputs = 1, .infer = infer,
-    .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_dropout = {.name = "dropout",
+                                               .type_case = LOCKSTEP__V1__LAYER__TYPE_DROPOUT,
+                                               .min_inputs = 1,
+                                               .max_inputs = 1,
+                                               .infer = infer,
+                                               .forward = forward,
+                                               .backward = backward};

@@ -19,6 +19,10 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   if (dx[0] != LS_NO_VALUE) dx[0] = dy;
 }
 
-const struct ls_layer_type ls_layer_flatten = {
-    .name = "flatten", .type_case = LOCKSTEP__V1__LAYER__TYPE_FLATTEN, .min_inputs = 1, .max_inputs = 1, .infer = infer,
-    .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_flatten = {.name = "flatten",
+                                               .type_case = LOCKSTEP__V1__LAYER__TYPE_FLATTEN,
+                                               .min_inputs = 1,
+                                               .max_inputs = 1,
+                                               .infer = infer,
+                                               .forward = forward,
+                                               .backward = backward};

@@ -5,7 +5,8 @@
 
 static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
   const Lockstep__V1__FullyConnected *m = layer->message->fully_connected;
-  if (m->units < 1) return ls_fail(err, LS_INVALID, "layer '%s' (fully_connected): units must be at least 1", layer->name);
+  if (m->units < 1)
+    return ls_fail(err, LS_INVALID, "layer '%s' (fully_connected): units must be at least 1", layer->name);
   int64_t inputs = ls_shape_elements(&layer->input_shape[0]);
   layer->attributes.has_bias = m->bias;
   layer->output_shape = LS_SHAPE(m->units);
@@ -59,6 +60,11 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   if (op >= 0) program->ops[op].forward = i->op;
 }
 
-const struct ls_layer_type ls_layer_fully_connected = {
-    .name = "fully_connected", .type_case = LOCKSTEP__V1__LAYER__TYPE_FULLY_CONNECTED, .min_inputs = 1, .max_inputs = 1,
-    .can_fuse_relu = true, .infer = infer, .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_fully_connected = {.name = "fully_connected",
+                                                       .type_case = LOCKSTEP__V1__LAYER__TYPE_FULLY_CONNECTED,
+                                                       .min_inputs = 1,
+                                                       .max_inputs = 1,
+                                                       .can_fuse_relu = true,
+                                                       .infer = infer,
+                                                       .forward = forward,
+                                                       .backward = backward};

@@ -11,10 +11,11 @@ static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
   if (m->channels < in.dim[0] || m->stride < 1) {
     return ls_fail(err, LS_INVALID,
                    "layer '%s' (identity_shortcut): channels %u, stride %u; at least the input's %" PRId64
-                   " channels and a stride of 1 are needed", layer->name, m->channels, m->stride, in.dim[0]);
+                   " channels and a stride of 1 are needed",
+                   layer->name, m->channels, m->stride, in.dim[0]);
   }
-  layer->output_shape = LS_SHAPE(m->channels, (in.dim[1] + m->stride - 1) / m->stride,
-                                 (in.dim[2] + m->stride - 1) / m->stride);
+  layer->output_shape =
+      LS_SHAPE(m->channels, (in.dim[1] + m->stride - 1) / m->stride, (in.dim[2] + m->stride - 1) / m->stride);
   layer->attributes.stride[0] = layer->attributes.stride[1] = m->stride;
   snprintf(layer->detail, sizeof layer->detail, "to %u, stride %u", m->channels, m->stride);
   return LS_OK;
@@ -44,6 +45,10 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   ls_program_add(program, LS_OP_SHORTCUT_BACKWARD, i->layer->number, 1, 1, (int[]){dy, dx[0]}, &i->layer->attributes);
 }
 
-const struct ls_layer_type ls_layer_identity_shortcut = {
-    .name = "identity_shortcut", .type_case = LOCKSTEP__V1__LAYER__TYPE_IDENTITY_SHORTCUT, .min_inputs = 1,
-    .max_inputs = 1, .infer = infer, .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_identity_shortcut = {.name = "identity_shortcut",
+                                                         .type_case = LOCKSTEP__V1__LAYER__TYPE_IDENTITY_SHORTCUT,
+                                                         .min_inputs = 1,
+                                                         .max_inputs = 1,
+                                                         .infer = infer,
+                                                         .forward = forward,
+                                                         .backward = backward};

@@ -39,8 +39,8 @@ struct ls_parameter *ls_layer_add_parameter(struct ls_layer *layer, enum ls_para
                                             const struct ls_shape *shape) {
   static const char *const suffix[] = {"weight", "bias", "gamma", "beta", "running_mean", "running_variance"};
   struct ls_parameter *parameter = &layer->parameter[layer->parameters++];
-  *parameter = (struct ls_parameter){.layer = layer->number, .kind = kind, .shape = *shape,
-                                     .learned = kind < LS_PARAMETER_RUNNING_MEAN};
+  *parameter = (struct ls_parameter){
+      .layer = layer->number, .kind = kind, .shape = *shape, .learned = kind < LS_PARAMETER_RUNNING_MEAN};
   snprintf(parameter->name, sizeof parameter->name, "%.70s.%s", layer->name, suffix[kind]);
   return parameter;
 }
@@ -51,8 +51,8 @@ ls_status ls_layer_window(struct ls_layer *layer, int axis, int64_t input, int64
   int64_t span = (kernel - 1) * dilation + 1, padded = input + pad_before + pad_after;
   if (span > padded) {
     return ls_fail(err, LS_INVALID,
-                   "layer '%s' (%s): the kernel covers %" PRId64 " %s but its padded input has only %" PRId64, layer->name,
-                   layer->type->name, span, axis == 0 ? "rows" : "columns", padded);
+                   "layer '%s' (%s): the kernel covers %" PRId64 " %s but its padded input has only %" PRId64,
+                   layer->name, layer->type->name, span, axis == 0 ? "rows" : "columns", padded);
   }
   *output = (padded - span + (ceil ? stride - 1 : 0)) / stride + 1;
   // A last window that would begin in the padding behind the input is left out (Caffe's and PyTorch's rule).
@@ -62,8 +62,10 @@ ls_status ls_layer_window(struct ls_layer *layer, int axis, int64_t input, int64
 
 ls_status ls_layer_need_image(const struct ls_layer *layer, struct ls_error *err) {
   if (layer->input_shape[0].rank == 3) return LS_OK;
-  return ls_fail(err, LS_INVALID, "layer '%s' (%s) needs an input of channels x height x width, but gets a flat one of %" PRId64
-                 " values", layer->name, layer->type->name, layer->input_shape[0].dim[0]);
+  return ls_fail(err, LS_INVALID,
+                 "layer '%s' (%s) needs an input of channels x height x width, but gets a flat one of %" PRId64
+                 " values",
+                 layer->name, layer->type->name, layer->input_shape[0].dim[0]);
 }
 
 int64_t ls_layer_pair(const uint32_t *values, size_t count, int i, int64_t absent) {

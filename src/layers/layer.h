@@ -26,7 +26,7 @@ struct ls_parameter {
   char name[96];  // "conv1.weight": layer name, dot, kind
   int layer;      // index of its layer
   enum ls_parameter_kind kind;
-  struct ls_shape shape;  // weight [K,C/groups,R,S] or [K,C]; others [C]
+  struct ls_shape shape;                  // weight [K,C/groups,R,S] or [K,C]; others [C]
   const Lockstep__V1__Initializer *init;  // NULL: the kind's default
   int64_t fan_in, fan_out;
   bool learned;
@@ -41,26 +41,26 @@ struct ls_layer {
   const char *name;
   int number;
   int inputs;
-  int input[LS_LAYER_MAX_INPUTS];              // layer indices; -1: the image
+  int input[LS_LAYER_MAX_INPUTS];                    // layer indices; -1: the image
   struct ls_shape input_shape[LS_LAYER_MAX_INPUTS];  // of one image: [C,H,W] or [C]
   struct ls_shape output_shape;
   int parameters;
-  int first_parameter;                         // index in the graph
+  int first_parameter;                                     // index in the graph
   struct ls_parameter parameter[LS_LAYER_MAX_PARAMETERS];  // filled by infer
   int64_t multiply_adds;
   char detail[64];
-  struct ls_op_attributes attributes;          // filled by infer, the starting point of its operations
+  struct ls_op_attributes attributes;  // filled by infer, the starting point of its operations
 };
 
 // The layer's place in a program being written.
 struct ls_layer_instance {
   const struct ls_layer *layer;
-  bool relu;                       // a ReLU that follows is part of this layer's operation
-  bool fused;                      // this layer is such a ReLU (or does nothing): its output is its input
-  int x[LS_LAYER_MAX_INPUTS];      // values
+  bool relu;                   // a ReLU that follows is part of this layer's operation
+  bool fused;                  // this layer is such a ReLU (or does nothing): its output is its input
+  int x[LS_LAYER_MAX_INPUTS];  // values
   int y;
-  int op;                          // index of the forward operation
-  int statistics[2];               // batch norm: mean and variance
+  int op;             // index of the forward operation
+  int statistics[2];  // batch norm: mean and variance
 };
 
 struct ls_layer_type {

@@ -7,8 +7,8 @@ static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
   const Lockstep__V1__LocalResponseNorm *m = layer->message->local_response_norm;
   LS_TRY(ls_layer_need_image(layer, err));
   if (m->size % 2 == 0) {
-    return ls_fail(err, LS_INVALID, "layer '%s' (local_response_norm): size is %u, only odd sizes are allowed", layer->name,
-                   m->size);
+    return ls_fail(err, LS_INVALID, "layer '%s' (local_response_norm): size is %u, only odd sizes are allowed",
+                   layer->name, m->size);
   }
   layer->output_shape = layer->input_shape[0];
   layer->attributes.lrn_size = m->size;
@@ -34,6 +34,10 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   if (op >= 0) program->ops[op].forward = i->op;
 }
 
-const struct ls_layer_type ls_layer_local_response_norm = {
-    .name = "local_response_norm", .type_case = LOCKSTEP__V1__LAYER__TYPE_LOCAL_RESPONSE_NORM, .min_inputs = 1,
-    .max_inputs = 1, .infer = infer, .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_local_response_norm = {.name = "local_response_norm",
+                                                           .type_case = LOCKSTEP__V1__LAYER__TYPE_LOCAL_RESPONSE_NORM,
+                                                           .min_inputs = 1,
+                                                           .max_inputs = 1,
+                                                           .infer = infer,
+                                                           .forward = forward,
+                                                           .backward = backward};

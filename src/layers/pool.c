@@ -34,8 +34,8 @@ static ls_status infer_windows(struct ls_layer *layer, const Lockstep__V1__Pool 
     int64_t reach = (*output - 1) * a->stride[i] + a->kernel[i] - input - a->pad_before[i];
     a->pad_after[i] = reach > 0 ? reach : 0;
   }
-  snprintf(layer->detail, sizeof layer->detail, "%" PRId64 "x%" PRId64 ", stride %" PRId64 "%s", a->kernel[0], a->kernel[1],
-           a->stride[0], m->ceil ? ", ceil" : "");
+  snprintf(layer->detail, sizeof layer->detail, "%" PRId64 "x%" PRId64 ", stride %" PRId64 "%s", a->kernel[0],
+           a->kernel[1], a->stride[0], m->ceil ? ", ceil" : "");
   return LS_OK;
 }
 
@@ -59,8 +59,9 @@ static ls_status infer_tiles(struct ls_layer *layer, int64_t height, int64_t wid
     int64_t input = layer->input_shape[0].dim[i + 1];
     if (output[i] < 1 || input % output[i]) {
       return ls_fail(err, LS_UNSUPPORTED,
-                     "layer '%s' (%s): an output of %" PRId64 "x%" PRId64 " does not divide the input of %" PRId64 "x%" PRId64
-                     " into equal windows", layer->name, layer->type->name, height, width, layer->input_shape[0].dim[1],
+                     "layer '%s' (%s): an output of %" PRId64 "x%" PRId64 " does not divide the input of %" PRId64
+                     "x%" PRId64 " into equal windows",
+                     layer->name, layer->type->name, height, width, layer->input_shape[0].dim[1],
                      layer->input_shape[0].dim[2]);
     }
     a->kernel[i] = a->stride[i] = input / output[i];
@@ -100,19 +101,37 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
     return;
   }
   dx[0] = ls_layer_like(program, i->x[0]);
-  int op = ls_program_add(program, LS_OP_POOL_BACKWARD, i->layer->number, 1, 1, (int[]){dy, dx[0]}, &i->layer->attributes);
+  int op =
+      ls_program_add(program, LS_OP_POOL_BACKWARD, i->layer->number, 1, 1, (int[]){dy, dx[0]}, &i->layer->attributes);
   if (op >= 0) program->ops[op].forward = i->op;
 }
 
-const struct ls_layer_type ls_layer_max_pool = {
-    .name = "max_pool", .type_case = LOCKSTEP__V1__LAYER__TYPE_MAX_POOL, .min_inputs = 1, .max_inputs = 1,
-    .infer = infer_max, .forward = forward, .backward = backward};
-const struct ls_layer_type ls_layer_average_pool = {
-    .name = "average_pool", .type_case = LOCKSTEP__V1__LAYER__TYPE_AVERAGE_POOL, .min_inputs = 1, .max_inputs = 1,
-    .infer = infer_average, .forward = forward, .backward = backward};
-const struct ls_layer_type ls_layer_global_average_pool = {
-    .name = "global_average_pool", .type_case = LOCKSTEP__V1__LAYER__TYPE_GLOBAL_AVERAGE_POOL, .min_inputs = 1,
-    .max_inputs = 1, .infer = infer_global, .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_max_pool = {.name = "max_pool",
+                                                .type_case = LOCKSTEP__V1__LAYER__TYPE_MAX_POOL,
+                                                .min_inputs = 1,
+                                                .max_inputs = 1,
+                                                .infer = infer_max,
+                                                .forward = forward,
+                                                .backward = backward};
+const struct ls_layer_type ls_layer_average_pool = {.name = "average_pool",
+                                                    .type_case = LOCKSTEP__V1__LAYER__TYPE_AVERAGE_POOL,
+                                                    .min_inputs = 1,
+                                                    .max_inputs = 1,
+                                                    .infer = infer_average,
+                                                    .forward = forward,
+                                                    .backward = backward};
+const struct ls_layer_type ls_layer_global_average_pool = {.name = "global_average_pool",
+                                                           .type_case = LOCKSTEP__V1__LAYER__TYPE_GLOBAL_AVERAGE_POOL,
+                                                           .min_inputs = 1,
+                                                           .max_inputs = 1,
+                                                           .infer = infer_global,
+                                                           .forward = forward,
+                                                           .backward = backward};
 const struct ls_layer_type ls_layer_adaptive_average_pool = {
-    .name = "adaptive_average_pool", .type_case = LOCKSTEP__V1__LAYER__TYPE_ADAPTIVE_AVERAGE_POOL, .min_inputs = 1,
-    .max_inputs = 1, .infer = infer_adaptive, .forward = forward, .backward = backward};
+    .name = "adaptive_average_pool",
+    .type_case = LOCKSTEP__V1__LAYER__TYPE_ADAPTIVE_AVERAGE_POOL,
+    .min_inputs = 1,
+    .max_inputs = 1,
+    .infer = infer_adaptive,
+    .forward = forward,
+    .backward = backward};

@@ -24,11 +24,13 @@ int ls_program_value(struct ls_program *program, enum ls_value_kind kind, enum l
             sizeof *program->values)) {
     return LS_NO_VALUE;
   }
-  program->values[program->value_count] = (struct ls_value){.kind = kind, .dtype = dtype, .shape = *shape, .index = index};
+  program->values[program->value_count] =
+      (struct ls_value){.kind = kind, .dtype = dtype, .shape = *shape, .index = index};
   return program->value_count++;
 }
 
-int ls_program_slab_value(struct ls_program *program, enum ls_value_kind kind, const struct ls_shape *shape, int index) {
+int ls_program_slab_value(struct ls_program *program, enum ls_value_kind kind, const struct ls_shape *shape,
+                          int index) {
   for (int i = 0; i < program->value_count; i++) {
     if (program->values[i].kind == kind && program->values[i].index == index) return i;
   }
@@ -36,8 +38,8 @@ int ls_program_slab_value(struct ls_program *program, enum ls_value_kind kind, c
   return ls_program_value(program, kind, dtype, shape, index);
 }
 
-int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, int inputs, int outputs, const int *values,
-                   const struct ls_op_attributes *attributes) {
+int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, int inputs, int outputs,
+                   const int *values, const struct ls_op_attributes *attributes) {
   if (!grow(program, (void **)&program->ops, program->op_count, &program->op_capacity, sizeof *program->ops)) return -1;
   struct ls_program_op *op = &program->ops[program->op_count];
   *op = (struct ls_program_op){.kind = kind, .layer = layer, .forward = -1, .inputs = inputs, .outputs = outputs};

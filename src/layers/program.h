@@ -14,7 +14,7 @@ enum ls_value_kind {
   LS_VALUE_METRICS,     // LS_METRICS floats
   LS_VALUE_INPUT,       // images as the loader delivers them
   LS_VALUE_LABELS,
-  LS_VALUE_STEP,        // struct ls_step_parameters
+  LS_VALUE_STEP,  // struct ls_step_parameters
 };
 
 enum { LS_NO_VALUE = -1 };
@@ -39,14 +39,14 @@ struct ls_program {
   bool training;
   enum ls_dtype dtype;
   int64_t batch;
-  float loss_scale;      // 1 / images of the global batch
+  float loss_scale;  // 1 / images of the global batch
   struct ls_value *values;
   int value_count, value_capacity;
   struct ls_program_op *ops;
   int op_count, op_capacity;
-  int forward_count;     // ops before this one are the forward pass
-  int probabilities;     // value of the loss's softmax
-  bool failed;           // memory ran out while it was written
+  int forward_count;  // ops before this one are the forward pass
+  int probabilities;  // value of the loss's softmax
+  bool failed;        // memory ran out while it was written
 };
 
 // Index of a new value, LS_NO_VALUE when memory runs out (then `failed` is set and later calls do nothing).
@@ -55,8 +55,8 @@ int ls_program_value(struct ls_program *program, enum ls_value_kind kind, enum l
 // The value for parameter or gradient `index`, made at first use. Shapes may differ in rank but not in elements.
 int ls_program_slab_value(struct ls_program *program, enum ls_value_kind kind, const struct ls_shape *shape, int index);
 // Appends an operation; `values` are inputs, then outputs. Returns its index.
-int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, int inputs, int outputs, const int *values,
-                   const struct ls_op_attributes *attributes);
+int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, int inputs, int outputs,
+                   const int *values, const struct ls_op_attributes *attributes);
 void ls_program_release(struct ls_program *program);
 
 #endif

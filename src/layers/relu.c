@@ -35,9 +35,17 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   ls_program_add(program, LS_OP_RELU_BACKWARD, i->layer->number, 2, 1, (int[]){i->y, dy, dx[0]}, &i->layer->attributes);
 }
 
-const struct ls_layer_type ls_layer_relu = {
-    .name = "relu", .type_case = LOCKSTEP__V1__LAYER__TYPE_RELU, .min_inputs = 1, .max_inputs = 1, .infer = infer,
-    .forward = forward, .backward = backward};
-const struct ls_layer_type ls_layer_leaky_relu = {
-    .name = "leaky_relu", .type_case = LOCKSTEP__V1__LAYER__TYPE_LEAKY_RELU, .min_inputs = 1, .max_inputs = 1,
-    .infer = infer, .forward = forward, .backward = backward};
+const struct ls_layer_type ls_layer_relu = {.name = "relu",
+                                            .type_case = LOCKSTEP__V1__LAYER__TYPE_RELU,
+                                            .min_inputs = 1,
+                                            .max_inputs = 1,
+                                            .infer = infer,
+                                            .forward = forward,
+                                            .backward = backward};
+const struct ls_layer_type ls_layer_leaky_relu = {.name = "leaky_relu",
+                                                  .type_case = LOCKSTEP__V1__LAYER__TYPE_LEAKY_RELU,
+                                                  .min_inputs = 1,
+                                                  .max_inputs = 1,
+                                                  .infer = infer,
+                                                  .forward = forward,
+                                                  .backward = backward};

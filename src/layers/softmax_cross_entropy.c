@@ -12,8 +12,9 @@ static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
                    layer->name, ls_shape_format(&in, text, sizeof text));
   }
   if (in.dim[0] < 2) {
-    return ls_fail(err, LS_INVALID, "layer '%s' (softmax_cross_entropy): needs at least 2 classes, its input has %" PRId64,
-                   layer->name, in.dim[0]);
+    return ls_fail(err, LS_INVALID,
+                   "layer '%s' (softmax_cross_entropy): needs at least 2 classes, its input has %" PRId64, layer->name,
+                   in.dim[0]);
   }
   layer->output_shape = LS_SHAPE(in.dim[0]);
   return LS_OK;
@@ -44,5 +45,10 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
 }
 
 const struct ls_layer_type ls_layer_softmax_cross_entropy = {
-    .name = "softmax_cross_entropy", .type_case = LOCKSTEP__V1__LAYER__TYPE_SOFTMAX_CROSS_ENTROPY, .min_inputs = 1,
-    .max_inputs = 1, .infer = infer, .forward = forward, .backward = backward};
+    .name = "softmax_cross_entropy",
+    .type_case = LOCKSTEP__V1__LAYER__TYPE_SOFTMAX_CROSS_ENTROPY,
+    .min_inputs = 1,
+    .max_inputs = 1,
+    .infer = infer,
+    .forward = forward,
+    .backward = backward};

@@ -82,11 +82,11 @@ static inline void net_pool(Lockstep__V1__Network *net, const char *name, int ma
 }
 
 // Layers whose message needs nothing or has its defaults.
-#define NET_PLAIN(net, name, from, CASE, field)                                                                \
-  do {                                                                                                         \
-    Lockstep__V1__Layer *plain_layer_ = net_layer(net, name, from, NULL);                                      \
-    plain_layer_->type_case = LOCKSTEP__V1__LAYER__TYPE_##CASE;                                                \
-    plain_layer_->field = net_init(sizeof *plain_layer_->field, &lockstep__v1__##field##__descriptor);         \
+#define NET_PLAIN(net, name, from, CASE, field)                                                        \
+  do {                                                                                                 \
+    Lockstep__V1__Layer *plain_layer_ = net_layer(net, name, from, NULL);                              \
+    plain_layer_->type_case = LOCKSTEP__V1__LAYER__TYPE_##CASE;                                        \
+    plain_layer_->field = net_init(sizeof *plain_layer_->field, &lockstep__v1__##field##__descriptor); \
   } while (0)
 
 #endif

@@ -51,9 +51,9 @@ static struct window window_at(const struct ls_b16_pool *v, int64_t p, int64_t q
 }
 
 __attribute__((target_clones("avx512f", "avx2", "default"))) static void max_forward(const struct ls_b16_pool *v,
-                                                                                      const struct window *at,
-                                                                                      const float *x, float *y,
-                                                                                      uint8_t *where) {
+                                                                                     const struct window *at,
+                                                                                     const float *x, float *y,
+                                                                                     uint8_t *where) {
   float best[LS_B16_LANES];
   int32_t place[LS_B16_LANES];
   for (int l = 0; l < LS_B16_LANES; l++) {

@@ -22,12 +22,12 @@ enum { LS_B16_LANES = 16, LS_B16_MAX_KERNEL = 7 };
 // A convolution of stride 1, dilation 1, one group, square padding. A fully connected layer is the one with H = W = R =
 // S = 1 and C the flattened input.
 struct ls_b16_conv {
-  int64_t groups16;   // G
-  int64_t c, h, w;    // input
-  int64_t k, p, q;    // output: p = h + 2 pad - r + 1, q likewise
-  int64_t r, s;       // kernel, at most LS_B16_MAX_KERNEL
+  int64_t groups16;      // G
+  int64_t c, h, w;       // input
+  int64_t k, p, q;       // output: p = h + 2 pad - r + 1, q likewise
+  int64_t r, s;          // kernel, at most LS_B16_MAX_KERNEL
   int64_t pad_h, pad_w;  // < r, < s
-  bool relu;          // forward: y = max(y, 0)
+  bool relu;             // forward: y = max(y, 0)
 };
 
 struct ls_b16_kernels {
@@ -60,7 +60,7 @@ struct ls_b16_pool {
   int64_t planes, h, w, p, q, r, s;
   int64_t stride_h, stride_w, pad_h, pad_w;  // padding before; what lies behind the end is clipped
   bool max;
-  bool count_pad;  // average: divide by the window including padding
+  bool count_pad;                // average: divide by the window including padding
   int64_t pad_end_h, pad_end_w;  // padding after, counted by count_pad
 };
 void ls_b16_pool_forward(const struct ls_b16_pool *pool, const float *x, float *y, uint8_t *where);

@@ -23,7 +23,7 @@ struct view {
   int64_t row, plane;  // distances in floats
   int64_t channels, height;
   int64_t r, s, pad_h;
-  int64_t r0, r1;      // rows of the kernel that lie inside the image, for the output row at hand
+  int64_t r0, r1;  // rows of the kernel that lie inside the image, for the output row at hand
 };
 
 // y[k0..k0+kb][*][q0..q0+xb] of one output row. w_k, w_c: distances between weights of neighbouring k, c, in floats.
@@ -63,12 +63,13 @@ typedef void block_function(const struct view *in, const float *w, int64_t w_k, 
     forward_block(in, w, w_k, w_c, b, y, y_k, relu, kb, xb);                                                       \
   }
 #define BLOCKS_OF(kb) BLOCK(kb, 1) BLOCK(kb, 2) FOR_WIDE(BLOCK, kb)
-BLOCKS_OF(1) BLOCKS_OF(2) BLOCKS_OF(3) BLOCKS_OF(4) BLOCKS_OF(5) BLOCKS_OF(6)
+BLOCKS_OF(1)
+BLOCKS_OF(2) BLOCKS_OF(3) BLOCKS_OF(4) BLOCKS_OF(5) BLOCKS_OF(6)
 
 #define ENTRY(kb, xb) [kb][xb] = forward_##kb##_##xb,
 #define ENTRIES_OF(kb) ENTRY(kb, 1) ENTRY(kb, 2) FOR_WIDE(ENTRY, kb)
-static block_function *const forward_blocks[KB + 1][XB + 1] = {
-    ENTRIES_OF(1) ENTRIES_OF(2) ENTRIES_OF(3) ENTRIES_OF(4) ENTRIES_OF(5) ENTRIES_OF(6)};
+    static block_function *const forward_blocks[KB + 1][XB + 1] = {ENTRIES_OF(1) ENTRIES_OF(2) ENTRIES_OF(3)
+                                                                       ENTRIES_OF(4) ENTRIES_OF(5) ENTRIES_OF(6)};
 
 // Size of the next of the fewest nearly equal blocks of at most `most` that cover `left`.
 INLINE int next_block(int64_t left, int most) {
@@ -77,8 +78,8 @@ INLINE int next_block(int64_t left, int most) {
 }
 
 // One group: y [K][P][Q][16].
-static void forward_group(struct view in, int64_t k, int64_t p, int64_t q, const float *w, int64_t w_k,
-                          int64_t w_c, const float *b, float *y, bool relu) {
+static void forward_group(struct view in, int64_t k, int64_t p, int64_t q, const float *w, int64_t w_k, int64_t w_c,
+                          const float *b, float *y, bool relu) {
   const float *x = in.x;
   for (int64_t row = 0; row < p; row++) {
     int64_t top = row - in.pad_h;
@@ -91,8 +92,8 @@ static void forward_group(struct view in, int64_t k, int64_t p, int64_t q, const
         for (int half = 0; half < HALVES; half++) {
           in.x = x + top * in.row + col * LS_B16_LANES + half * V_LANES;
           forward_blocks[kb][xb](&in, w + k0 * w_k, w_k, w_c, b ? b + k0 : NULL,
-                                 y + ((k0 * p + row) * q + col) * LS_B16_LANES + half * V_LANES,
-                                 p * q * LS_B16_LANES, relu);
+                                 y + ((k0 * p + row) * q + col) * LS_B16_LANES + half * V_LANES, p * q * LS_B16_LANES,
+                                 relu);
         }
       }
     }
@@ -117,8 +118,14 @@ static void pad_columns(const float *x, int64_t rows, int64_t w, int64_t pad, fl
 static struct view group_view(const float *x, int64_t g, int64_t c, int64_t h, int64_t w, int64_t pad_h, int64_t pad_w,
                               int64_t r, int64_t s, float *scratch) {
   int64_t row = (w + 2 * pad_w) * LS_B16_LANES;
-  struct view view = {.x = x + g * c * h * w * LS_B16_LANES, .row = row, .plane = h * row, .channels = c, .height = h,
-                      .r = r, .s = s, .pad_h = pad_h};
+  struct view view = {.x = x + g * c * h * w * LS_B16_LANES,
+                      .row = row,
+                      .plane = h * row,
+                      .channels = c,
+                      .height = h,
+                      .r = r,
+                      .s = s,
+                      .pad_h = pad_h};
   if (pad_w) {
     pad_columns(view.x, c * h, w, pad_w, scratch);
     view.x = scratch;
@@ -145,8 +152,7 @@ static void conv_backward_data(const struct ls_b16_conv *v, const float *dy, con
   }
   float *padded = turned + (v->c * v->k * taps + 15) / 16 * 16;
   for (int64_t g = 0; g < v->groups16; g++) {
-    struct view in =
-        group_view(dy, g, v->k, v->p, v->q, v->r - 1 - v->pad_h, v->s - 1 - v->pad_w, v->r, v->s, padded);
+    struct view in = group_view(dy, g, v->k, v->p, v->q, v->r - 1 - v->pad_h, v->s - 1 - v->pad_w, v->r, v->s, padded);
     forward_group(in, v->c, v->h, v->w, turned, v->k * taps, taps, NULL, dx + g * v->c * v->h * v->w * LS_B16_LANES,
                   false);
   }
@@ -168,8 +174,8 @@ INLINE void weights_block(const struct view *in, const float *x, const float *dy
 }
 
 // dw for kb output channels and one (c, r), all groups. in_group: distance between groups in `in`.
-INLINE void weights_tile(const struct ls_b16_conv *v, const struct view *in, int64_t in_group, const float *dy, float *dw,
-                         const int kb, const int s) {
+INLINE void weights_tile(const struct ls_b16_conv *v, const struct view *in, int64_t in_group, const float *dy,
+                         float *dw, const int kb, const int s) {
   V sum[KB][LS_B16_MAX_KERNEL];
   int64_t dy_k = v->p * v->q * LS_B16_LANES;
   for (int k = 0; k < kb; k++) {
@@ -177,8 +183,8 @@ INLINE void weights_tile(const struct ls_b16_conv *v, const struct view *in, int
   }
   for (int64_t g = 0; g < v->groups16; g++) {
     for (int half = 0; half < HALVES; half++) {
-      weights_block(in, in->x + g * in_group + half * V_LANES, dy + g * v->k * dy_k + half * V_LANES, dy_k, v->q, sum, kb,
-                    s);
+      weights_block(in, in->x + g * in_group + half * V_LANES, dy + g * v->k * dy_k + half * V_LANES, dy_k, v->q, sum,
+                    kb, s);
     }
   }
   for (int k = 0; k < kb; k++) {
@@ -188,19 +194,21 @@ INLINE void weights_tile(const struct ls_b16_conv *v, const struct view *in, int
 
 typedef void tile_function(const struct ls_b16_conv *v, const struct view *in, int64_t in_group, const float *dy,
                            float *dw);
-#define TILE(kb, s)                                                                                               \
-  static void weights_##kb##_##s(const struct ls_b16_conv *v, const struct view *in, int64_t in_group,            \
-                                 const float *dy, float *dw) {                                                    \
-    weights_tile(v, in, in_group, dy, dw, kb, s);                                                                 \
+#define TILE(kb, s)                                                                                    \
+  static void weights_##kb##_##s(const struct ls_b16_conv *v, const struct view *in, int64_t in_group, \
+                                 const float *dy, float *dw) {                                         \
+    weights_tile(v, in, in_group, dy, dw, kb, s);                                                      \
   }
 #define TILES_OF(kb) TILE(kb, 1) TILE(kb, 2) TILE(kb, 3) TILE(kb, 4) TILE(kb, 5) TILE(kb, 6) TILE(kb, 7)
-TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6)
+TILES_OF(1)
+TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6)
 #define TILE_ENTRY(kb, s) [kb][s] = weights_##kb##_##s,
-#define TILE_ENTRIES_OF(kb)                                                                                 \
-  TILE_ENTRY(kb, 1) TILE_ENTRY(kb, 2) TILE_ENTRY(kb, 3) TILE_ENTRY(kb, 4) TILE_ENTRY(kb, 5) TILE_ENTRY(kb, 6) \
-  TILE_ENTRY(kb, 7)
-static tile_function *const weights_tiles[KB + 1][LS_B16_MAX_KERNEL + 1] = {
-    TILE_ENTRIES_OF(1) TILE_ENTRIES_OF(2) TILE_ENTRIES_OF(3) TILE_ENTRIES_OF(4) TILE_ENTRIES_OF(5) TILE_ENTRIES_OF(6)};
+#define TILE_ENTRIES_OF(kb) \
+  TILE_ENTRY(kb, 1)         \
+  TILE_ENTRY(kb, 2) TILE_ENTRY(kb, 3) TILE_ENTRY(kb, 4) TILE_ENTRY(kb, 5) TILE_ENTRY(kb, 6) TILE_ENTRY(kb, 7)
+    static tile_function *const weights_tiles[KB + 1][LS_B16_MAX_KERNEL + 1] = {
+        TILE_ENTRIES_OF(1) TILE_ENTRIES_OF(2) TILE_ENTRIES_OF(3) TILE_ENTRIES_OF(4) TILE_ENTRIES_OF(5)
+            TILE_ENTRIES_OF(6)};
 
 // db[k] = sum over groups, positions and images of dy.
 static void bias_gradient(const struct ls_b16_conv *v, const float *dy, float *db) {
@@ -244,8 +252,8 @@ static void conv_backward_weights(const struct ls_b16_conv *v, const float *x, c
 
 // Fully connected: like a convolution over one position, with two groups of images where the columns were. Groups that
 // lie G*C*16 apart take the place of neighbouring columns, so that a weight is used for more than one vector.
-INLINE void fc_block(const float *x, int64_t x_group, int64_t n, const float *w, int64_t w_k, int64_t w_c, const float *b,
-                     float *y, int64_t y_group, bool relu, const int kb, const int xb) {
+INLINE void fc_block(const float *x, int64_t x_group, int64_t n, const float *w, int64_t w_k, int64_t w_c,
+                     const float *b, float *y, int64_t y_group, bool relu, const int kb, const int xb) {
   V sum[KB][XB];
   for (int k = 0; k < kb; k++) {
     for (int j = 0; j < xb; j++) sum[k][j] = b ? V_SET1(b[k]) : V_ZERO();
@@ -267,17 +275,18 @@ INLINE void fc_block(const float *x, int64_t x_group, int64_t n, const float *w,
 
 typedef void fc_function(const float *x, int64_t x_group, int64_t n, const float *w, int64_t w_k, int64_t w_c,
                          const float *b, float *y, int64_t y_group, bool relu);
-#define FC(kb, xb)                                                                                                  \
+#define FC(kb, xb)                                                                                                 \
   static void fc_##kb##_##xb(const float *x, int64_t x_group, int64_t n, const float *w, int64_t w_k, int64_t w_c, \
                              const float *b, float *y, int64_t y_group, bool relu) {                               \
     fc_block(x, x_group, n, w, w_k, w_c, b, y, y_group, relu, kb, xb);                                             \
   }
 #define FCS_OF(kb) FC(kb, 1) FC(kb, 2) FOR_WIDE(FC, kb)
-FCS_OF(1) FCS_OF(2) FCS_OF(3) FCS_OF(4) FCS_OF(5) FCS_OF(6)
+FCS_OF(1)
+FCS_OF(2) FCS_OF(3) FCS_OF(4) FCS_OF(5) FCS_OF(6)
 #define FC_ENTRY(kb, xb) [kb][xb] = fc_##kb##_##xb,
 #define FC_ENTRIES_OF(kb) FC_ENTRY(kb, 1) FC_ENTRY(kb, 2) FOR_WIDE(FC_ENTRY, kb)
-static fc_function *const fc_blocks[KB + 1][XB + 1] = {FC_ENTRIES_OF(1) FC_ENTRIES_OF(2) FC_ENTRIES_OF(3)
-                                                           FC_ENTRIES_OF(4) FC_ENTRIES_OF(5) FC_ENTRIES_OF(6)};
+    static fc_function *const fc_blocks[KB + 1][XB + 1] = {FC_ENTRIES_OF(1) FC_ENTRIES_OF(2) FC_ENTRIES_OF(3)
+                                                               FC_ENTRIES_OF(4) FC_ENTRIES_OF(5) FC_ENTRIES_OF(6)};
 
 // y [G][k][16] = w * x [G][n][16]; w_k, w_c say how w lies, so that the same code runs forward and backward.
 static void fc_run(int64_t groups16, int64_t n, int64_t k, const float *x, const float *w, int64_t w_k, int64_t w_c,
@@ -329,17 +338,18 @@ INLINE void fc_weights_block(const float *rows, int64_t row, int64_t groups16, c
 
 typedef void fc_weights_function(const float *rows, int64_t row, int64_t groups16, const float *dy, int64_t dy_group,
                                  float *dw, int64_t c);
-#define FCW(kb, xb)                                                                                         \
-  static void fcw_##kb##_##xb(const float *rows, int64_t row, int64_t groups16, const float *dy,            \
-                              int64_t dy_group, float *dw, int64_t c) {                                     \
-    fc_weights_block(rows, row, groups16, dy, dy_group, dw, c, kb, xb);                                     \
+#define FCW(kb, xb)                                                                                                \
+  static void fcw_##kb##_##xb(const float *rows, int64_t row, int64_t groups16, const float *dy, int64_t dy_group, \
+                              float *dw, int64_t c) {                                                              \
+    fc_weights_block(rows, row, groups16, dy, dy_group, dw, c, kb, xb);                                            \
   }
 #define FCWS_OF(kb) FCW(kb, 1) FCW(kb, 2) FOR_WIDE(FCW, kb)
-FCWS_OF(1) FCWS_OF(2) FCWS_OF(3) FCWS_OF(4) FCWS_OF(5) FCWS_OF(6)
+FCWS_OF(1)
+FCWS_OF(2) FCWS_OF(3) FCWS_OF(4) FCWS_OF(5) FCWS_OF(6)
 #define FCW_ENTRY(kb, xb) [kb][xb] = fcw_##kb##_##xb,
 #define FCW_ENTRIES_OF(kb) FCW_ENTRY(kb, 1) FCW_ENTRY(kb, 2) FOR_WIDE(FCW_ENTRY, kb)
-static fc_weights_function *const fc_weights_blocks[KB + 1][XB + 1] = {
-    FCW_ENTRIES_OF(1) FCW_ENTRIES_OF(2) FCW_ENTRIES_OF(3) FCW_ENTRIES_OF(4) FCW_ENTRIES_OF(5) FCW_ENTRIES_OF(6)};
+    static fc_weights_function *const fc_weights_blocks[KB + 1][XB + 1] = {
+        FCW_ENTRIES_OF(1) FCW_ENTRIES_OF(2) FCW_ENTRIES_OF(3) FCW_ENTRIES_OF(4) FCW_ENTRIES_OF(5) FCW_ENTRIES_OF(6)};
 
 static void fc_backward_weights(const struct ls_b16_conv *v, const float *x, const float *dy, float *dw, float *db,
                                 void *scratch) {

@@ -16,9 +16,11 @@ enum { HUGE_PAGE = 2 << 20 };
 
 ls_status cpu_dnnl_error(dnnl_status_t status, const char *what, struct ls_error *err) {
   if (status == dnnl_success) return LS_OK;
-  static const char *const text[] = {"success", "out of memory", "invalid arguments", "unimplemented", "iterator ends",
-                                     "runtime error", "not required"};
-  ls_status code = status == dnnl_out_of_memory ? LS_NO_MEMORY : status == dnnl_unimplemented ? LS_UNSUPPORTED : LS_INTERNAL;
+  static const char *const text[] = {"success",       "out of memory", "invalid arguments", "unimplemented",
+                                     "iterator ends", "runtime error", "not required"};
+  ls_status code = status == dnnl_out_of_memory   ? LS_NO_MEMORY
+                   : status == dnnl_unimplemented ? LS_UNSUPPORTED
+                                                  : LS_INTERNAL;
   return ls_fail(err, code, "oneDNN %s: %s", what, (unsigned)status < 7 ? text[status] : "unknown error");
 }
 
@@ -119,7 +121,8 @@ static ls_status open_context(int index, struct ls_backend *backend, struct ls_e
   omp_set_num_threads(1);  // of the calling thread; before any primitive descriptor is made
   ls_status status = cpu_dnnl_error(dnnl_engine_create(&context->engine, dnnl_cpu, 0), "engine", err);
   if (status == LS_OK) {
-    status = cpu_dnnl_error(dnnl_stream_create(&context->stream, context->engine, dnnl_stream_default_flags), "stream", err);
+    status =
+        cpu_dnnl_error(dnnl_stream_create(&context->stream, context->engine, dnnl_stream_default_flags), "stream", err);
   }
   backend->ops = ls_backend_cpu();
   backend->state = context;
@@ -207,8 +210,8 @@ static ls_status stream_wait_event(struct ls_backend *backend, struct ls_stream 
   return stream_wait_idle(backend, stream, err);
 }
 
-static const struct ls_layout *plain_layout(struct ls_backend *backend, enum ls_dtype dtype, const struct ls_shape *shape,
-                                            bool channels_last) {
+static const struct ls_layout *plain_layout(struct ls_backend *backend, enum ls_dtype dtype,
+                                            const struct ls_shape *shape, bool channels_last) {
   dnnl_memory_desc_t md = cpu_plain_md(dtype, shape, channels_last);
   return cpu_layout(backend->state, &md);
 }
@@ -305,20 +308,36 @@ static ls_status prepare(struct ls_backend *backend, const struct ls_op_desc *de
   return status;
 }
 
-static ls_status run(struct ls_backend *backend, struct ls_op *op, struct ls_stream *stream, const struct ls_op_args *args,
-                     struct ls_error *err) {
+static ls_status run(struct ls_backend *backend, struct ls_op *op, struct ls_stream *stream,
+                     const struct ls_op_args *args, struct ls_error *err) {
   (void)stream;
   return ((struct cpu_op *)op->state)->run(backend->state, op, args, err);
 }
 
 const struct ls_backend_ops *ls_backend_cpu(void) {
-  static const struct ls_backend_ops ops = {
-      .name = "cpu", .devices = devices, .open = open_context, .close = close_context, .allocate = allocate,
-      .release = release, .upload = copy, .download = copy, .stream_new = stream_new, .stream_free = stream_free,
-      .stream_wait_idle = stream_wait_idle, .event_new = event_new, .event_free = event_free,
-      .event_record = event_record, .stream_wait_event = stream_wait_event, .plain_layout = plain_layout,
-      .layout_equal = layout_equal, .layout_bytes = layout_bytes, .layout_format = layout_format,
-      .to_canonical = to_canonical, .from_canonical = from_canonical, .prepare = prepare, .op_release = op_release,
-      .run = run};
+  static const struct ls_backend_ops ops = {.name = "cpu",
+                                            .devices = devices,
+                                            .open = open_context,
+                                            .close = close_context,
+                                            .allocate = allocate,
+                                            .release = release,
+                                            .upload = copy,
+                                            .download = copy,
+                                            .stream_new = stream_new,
+                                            .stream_free = stream_free,
+                                            .stream_wait_idle = stream_wait_idle,
+                                            .event_new = event_new,
+                                            .event_free = event_free,
+                                            .event_record = event_record,
+                                            .stream_wait_event = stream_wait_event,
+                                            .plain_layout = plain_layout,
+                                            .layout_equal = layout_equal,
+                                            .layout_bytes = layout_bytes,
+                                            .layout_format = layout_format,
+                                            .to_canonical = to_canonical,
+                                            .from_canonical = from_canonical,
+                                            .prepare = prepare,
+                                            .op_release = op_release,
+                                            .run = run};
   return &ops;
 }

@@ -30,8 +30,12 @@ static ls_status run_conv(struct cpu_context *context, struct ls_op *op, const s
   void *const *t = args->tensor;
   bool bias = op->desc.attributes.has_bias;
   switch (op->desc.kind) {
-    case LS_OP_CONV_FORWARD: k->conv_forward(&state->conv, t[0], t[1], bias ? t[2] : NULL, t[bias ? 3 : 2], args->scratch); break;
-    case LS_OP_FC_FORWARD: k->fc_forward(&state->conv, t[0], t[1], bias ? t[2] : NULL, t[bias ? 3 : 2], args->scratch); break;
+    case LS_OP_CONV_FORWARD:
+      k->conv_forward(&state->conv, t[0], t[1], bias ? t[2] : NULL, t[bias ? 3 : 2], args->scratch);
+      break;
+    case LS_OP_FC_FORWARD:
+      k->fc_forward(&state->conv, t[0], t[1], bias ? t[2] : NULL, t[bias ? 3 : 2], args->scratch);
+      break;
     case LS_OP_CONV_BACKWARD_DATA: k->conv_backward_data(&state->conv, t[0], t[1], t[2], args->scratch); break;
     case LS_OP_FC_BACKWARD_DATA: k->fc_backward_data(&state->conv, t[0], t[1], t[2], args->scratch); break;
     case LS_OP_CONV_BACKWARD_WEIGHTS:
@@ -57,7 +61,8 @@ static ls_status run_pool(struct cpu_context *context, struct ls_op *op, const s
 }
 
 // Layouts: images in the sixteen-image layout, parameters row-major.
-static ls_status set_layouts(struct cpu_context *context, struct ls_op *op, const bool *is_parameter, struct ls_error *err) {
+static ls_status set_layouts(struct cpu_context *context, struct ls_op *op, const bool *is_parameter,
+                             struct ls_error *err) {
   for (int i = 0; i < op->desc.inputs + op->desc.outputs; i++) {
     struct ls_tensor_desc *t = &op->desc.tensor[i];
     dnnl_memory_desc_t md = is_parameter[i] ? cpu_plain_md(LS_F32, &t->shape, false) : cpu_batch16_md(&t->shape);
@@ -82,8 +87,15 @@ static void find_tensors(const struct ls_op_desc *desc, struct ls_shape *x, stru
 static struct ls_b16_conv conv_of(const struct ls_op_desc *desc) {
   struct ls_shape x, w, y;
   find_tensors(desc, &x, &w, &y);
-  struct ls_b16_conv conv = {.groups16 = x.dim[0] / 16, .k = y.dim[1], .relu = desc->attributes.relu, .h = 1, .w = 1,
-                             .p = 1, .q = 1, .r = 1, .s = 1};
+  struct ls_b16_conv conv = {.groups16 = x.dim[0] / 16,
+                             .k = y.dim[1],
+                             .relu = desc->attributes.relu,
+                             .h = 1,
+                             .w = 1,
+                             .p = 1,
+                             .q = 1,
+                             .r = 1,
+                             .s = 1};
   if (is_fc(desc->kind)) {
     conv.c = ls_shape_elements(&x) / x.dim[0];
     return conv;
@@ -102,7 +114,8 @@ static bool suits(const struct ls_op_desc *desc) {
   if (desc->tensor[1].layout && desc->tensor[1].layout->md.format_desc.blocking.inner_nblks != 0) return false;
   if (desc->kind == LS_OP_FC_FORWARD) return here;
   for (int i = 0; i < 2; i++) {
-    if (a->stride[i] != 1 || a->dilation[i] != 1 || a->kernel[i] > LS_B16_MAX_KERNEL || a->pad_before[i] >= a->kernel[i]) {
+    if (a->stride[i] != 1 || a->dilation[i] != 1 || a->kernel[i] > LS_B16_MAX_KERNEL ||
+        a->pad_before[i] >= a->kernel[i]) {
       return false;
     }
   }
@@ -115,7 +128,8 @@ static ls_status prepare_conv(struct cpu_context *context, struct ls_op *op, str
   const struct ls_op_desc *desc = &op->desc;
   bool forward = desc->kind == LS_OP_CONV_FORWARD || desc->kind == LS_OP_FC_FORWARD;
   bool weights = desc->kind == LS_OP_CONV_BACKWARD_WEIGHTS || desc->kind == LS_OP_FC_BACKWARD_WEIGHTS;
-  if (forward ? !suits(desc) : !desc->forward || !cpu_is_batch16(desc->forward->desc.tensor[0].layout)) return LS_UNSUPPORTED;
+  if (forward ? !suits(desc) : !desc->forward || !cpu_is_batch16(desc->forward->desc.tensor[0].layout))
+    return LS_UNSUPPORTED;
   struct batch16_op *state = calloc(1, sizeof *state);
   if (!state) return ls_fail(err, LS_NO_MEMORY, "no memory for an operation");
   *state = (struct batch16_op){{run_conv, release_op}, ls_b16_kernels(), conv_of(desc), {0}};
@@ -130,17 +144,29 @@ static ls_status prepare_pool(struct cpu_context *context, struct ls_op *op, str
   const struct ls_op_desc *desc = &op->desc;
   const struct ls_op_attributes *a = &desc->attributes;
   bool forward = desc->kind == LS_OP_POOL_FORWARD;
-  const struct ls_layout *decides = forward ? desc->tensor[0].layout : desc->forward ? desc->forward->desc.tensor[0].layout : NULL;
+  const struct ls_layout *decides = forward         ? desc->tensor[0].layout
+                                    : desc->forward ? desc->forward->desc.tensor[0].layout
+                                                    : NULL;
   if (!cpu_is_batch16(decides) || a->kernel[0] * a->kernel[1] > 255) return LS_UNSUPPORTED;
   struct batch16_op *state = calloc(1, sizeof *state);
   if (!state) return ls_fail(err, LS_NO_MEMORY, "no memory for an operation");
   const struct ls_shape *x = &desc->tensor[forward ? 0 : 1].shape, *y = &desc->tensor[forward ? 1 : 0].shape;
   state->base = (struct cpu_op){run_pool, release_op};
-  state->pool = (struct ls_b16_pool){.planes = x->dim[0] / 16 * x->dim[1], .h = x->dim[2], .w = x->dim[3], .p = y->dim[2],
-                                     .q = y->dim[3], .r = a->kernel[0], .s = a->kernel[1], .stride_h = a->stride[0],
-                                     .stride_w = a->stride[1], .pad_h = a->pad_before[0], .pad_w = a->pad_before[1],
-                                     .max = a->pool == LS_POOL_MAX, .count_pad = a->pool == LS_POOL_AVERAGE_WITH_PAD,
-                                     .pad_end_h = a->pad_after[0], .pad_end_w = a->pad_after[1]};
+  state->pool = (struct ls_b16_pool){.planes = x->dim[0] / 16 * x->dim[1],
+                                     .h = x->dim[2],
+                                     .w = x->dim[3],
+                                     .p = y->dim[2],
+                                     .q = y->dim[3],
+                                     .r = a->kernel[0],
+                                     .s = a->kernel[1],
+                                     .stride_h = a->stride[0],
+                                     .stride_w = a->stride[1],
+                                     .pad_h = a->pad_before[0],
+                                     .pad_w = a->pad_before[1],
+                                     .max = a->pool == LS_POOL_MAX,
+                                     .count_pad = a->pool == LS_POOL_AVERAGE_WITH_PAD,
+                                     .pad_end_h = a->pad_after[0],
+                                     .pad_end_w = a->pad_after[1]};
   op->state = state;
   op->kernel = "batch16";
   if (state->pool.max) op->workspace_bytes = (size_t)ls_shape_elements(y);

@@ -27,11 +27,14 @@ static void release_op(struct cpu_op *base) {
   free(state);
 }
 
-static ls_status run_op(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args, struct ls_error *err) {
+static ls_status run_op(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
+                        struct ls_error *err) {
   struct dnnl_op *state = op->state;
   for (int i = 0; i < state->count; i++) {
     int from = state->source[i];
-    void *pointer = from == FROM_WORKSPACE ? args->workspace : from == FROM_SCRATCH ? args->scratch : args->tensor[from];
+    void *pointer = from == FROM_WORKSPACE ? args->workspace
+                    : from == FROM_SCRATCH ? args->scratch
+                                           : args->tensor[from];
     if (pointer == state->last[i]) continue;
     dnnl_memory_set_data_handle(state->args[i].memory, pointer);
     state->last[i] = pointer;
@@ -56,8 +59,8 @@ struct slot {
 };
 
 // From a primitive descriptor to a ready operation: layouts back into the description, arguments, workspace, scratch.
-static ls_status finish(struct cpu_context *context, struct ls_op *op, dnnl_primitive_desc_t pd, const struct slot *slots,
-                        struct ls_error *err) {
+static ls_status finish(struct cpu_context *context, struct ls_op *op, dnnl_primitive_desc_t pd,
+                        const struct slot *slots, struct ls_error *err) {
   struct dnnl_op *state = calloc(1, sizeof *state);
   if (!state) {
     dnnl_primitive_desc_destroy(pd);
@@ -70,9 +73,11 @@ static ls_status finish(struct cpu_context *context, struct ls_op *op, dnnl_prim
   dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&op->kernel);
   for (int i = 0; i < op->desc.inputs + op->desc.outputs; i++) {
     struct ls_tensor_desc *t = &op->desc.tensor[i];
-    const dnnl_memory_desc_t *md = slots[i].query == dnnl_query_undef
-                                       ? NULL
-                                       : dnnl_primitive_desc_query_md(pd, slots[i].query, slots[i].query == dnnl_query_exec_arg_md ? slots[i].argument : 0);
+    const dnnl_memory_desc_t *md =
+        slots[i].query == dnnl_query_undef
+            ? NULL
+            : dnnl_primitive_desc_query_md(pd, slots[i].query,
+                                           slots[i].query == dnnl_query_exec_arg_md ? slots[i].argument : 0);
     if (md) t->layout = cpu_layout(context, md);
     if (!t->layout) {
       dnnl_memory_desc_t plain = cpu_plain_md(t->dtype, &t->shape, false);
@@ -154,8 +159,8 @@ static dnnl_status_t conv_pd(struct cpu_context *context, const struct ls_op_des
   dnnl_status_t status;
   if (desc->kind == LS_OP_CONV_FORWARD) {
     status = dnnl_dilated_convolution_forward_desc_init(
-        &d, a->training ? dnnl_forward_training : dnnl_forward_inference, dnnl_convolution_direct, &m->x, &m->w, b, &m->y,
-        strides, dilates, before, after);
+        &d, a->training ? dnnl_forward_training : dnnl_forward_inference, dnnl_convolution_direct, &m->x, &m->w, b,
+        &m->y, strides, dilates, before, after);
   } else if (desc->kind == LS_OP_CONV_BACKWARD_DATA) {
     status = dnnl_dilated_convolution_backward_data_desc_init(&d, dnnl_convolution_direct, &m->x, &m->w, &m->y, strides,
                                                               dilates, before, after);
@@ -168,7 +173,8 @@ static dnnl_status_t conv_pd(struct cpu_context *context, const struct ls_op_des
 
 static ls_status prepare_conv(struct cpu_context *context, struct ls_op *op, struct ls_error *err) {
   const struct ls_op_desc *desc = &op->desc;
-  bool forward = desc->kind == LS_OP_CONV_FORWARD, data = desc->kind == LS_OP_CONV_BACKWARD_DATA, bias = desc->attributes.has_bias;
+  bool forward = desc->kind == LS_OP_CONV_FORWARD, data = desc->kind == LS_OP_CONV_BACKWARD_DATA,
+       bias = desc->attributes.has_bias;
   int xi = data ? 2 : 0, wi = forward || data ? 1 : 2, yi = forward ? desc->inputs : data ? 0 : 1, bi = forward ? 2 : 3;
   int64_t groups = desc->attributes.groups;
   struct ls_tensor_desc w = grouped(&desc->tensor[wi], groups);
@@ -191,8 +197,10 @@ static ls_status prepare_conv(struct cpu_context *context, struct ls_op *op, str
     if (any && status != dnnl_success) return cpu_dnnl_error(status, "convolution", err);
   }
   struct slot slots[LS_OP_MAX_TENSORS] = {{0, dnnl_query_undef}};
-  slots[xi] = data ? (struct slot){DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md} : (struct slot){DNNL_ARG_SRC, dnnl_query_src_md};
-  slots[yi] = forward ? (struct slot){DNNL_ARG_DST, dnnl_query_dst_md} : (struct slot){DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md};
+  slots[xi] =
+      data ? (struct slot){DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md} : (struct slot){DNNL_ARG_SRC, dnnl_query_src_md};
+  slots[yi] = forward ? (struct slot){DNNL_ARG_DST, dnnl_query_dst_md}
+                      : (struct slot){DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md};
   slots[wi] = forward || data ? (struct slot){DNNL_ARG_WEIGHTS, dnnl_query_weights_md}
                               : (struct slot){DNNL_ARG_DIFF_WEIGHTS, dnnl_query_diff_weights_md};
   if (bias && !data) slots[bi] = (struct slot){forward ? DNNL_ARG_BIAS : DNNL_ARG_DIFF_BIAS, dnnl_query_undef};
@@ -203,7 +211,8 @@ static ls_status prepare_conv(struct cpu_context *context, struct ls_op *op, str
 
 static ls_status prepare_fc(struct cpu_context *context, struct ls_op *op, struct ls_error *err) {
   const struct ls_op_desc *desc = &op->desc;
-  bool forward = desc->kind == LS_OP_FC_FORWARD, data = desc->kind == LS_OP_FC_BACKWARD_DATA, bias = desc->attributes.has_bias;
+  bool forward = desc->kind == LS_OP_FC_FORWARD, data = desc->kind == LS_OP_FC_BACKWARD_DATA,
+       bias = desc->attributes.has_bias;
   int xi = data ? 2 : 0, wi = forward || data ? 1 : 2, yi = forward ? desc->inputs : data ? 0 : 1, bi = forward ? 2 : 3;
   dnnl_memory_desc_t b = cpu_plain_md(LS_F32, &LS_SHAPE(desc->tensor[wi].shape.dim[0]), false);
   dnnl_inner_product_desc_t d;
@@ -231,8 +240,10 @@ static ls_status prepare_fc(struct cpu_context *context, struct ls_op *op, struc
   }
   if (!pd) return cpu_dnnl_error(status, "fully connected layer", err);
   struct slot slots[LS_OP_MAX_TENSORS] = {{0, dnnl_query_undef}};
-  slots[xi] = data ? (struct slot){DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md} : (struct slot){DNNL_ARG_SRC, dnnl_query_src_md};
-  slots[yi] = forward ? (struct slot){DNNL_ARG_DST, dnnl_query_dst_md} : (struct slot){DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md};
+  slots[xi] =
+      data ? (struct slot){DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md} : (struct slot){DNNL_ARG_SRC, dnnl_query_src_md};
+  slots[yi] = forward ? (struct slot){DNNL_ARG_DST, dnnl_query_dst_md}
+                      : (struct slot){DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md};
   slots[wi] = forward || data ? (struct slot){DNNL_ARG_WEIGHTS, dnnl_query_weights_md}
                               : (struct slot){DNNL_ARG_DIFF_WEIGHTS, dnnl_query_diff_weights_md};
   if (bias && !data) slots[bi] = (struct slot){forward ? DNNL_ARG_BIAS : DNNL_ARG_DIFF_BIAS, dnnl_query_undef};
@@ -248,7 +259,8 @@ static dnnl_memory_desc_t given_md(const struct ls_tensor_desc *t) {
 static ls_status prepare_pool(struct cpu_context *context, struct ls_op *op, struct ls_error *err) {
   const struct ls_op_desc *desc = &op->desc;
   const struct ls_op_attributes *a = &desc->attributes;
-  static const dnnl_alg_kind_t kinds[] = {dnnl_pooling_max, dnnl_pooling_avg_include_padding, dnnl_pooling_avg_exclude_padding};
+  static const dnnl_alg_kind_t kinds[] = {dnnl_pooling_max, dnnl_pooling_avg_include_padding,
+                                          dnnl_pooling_avg_exclude_padding};
   dnnl_dims_t kernel = {a->kernel[0], a->kernel[1]}, strides = {a->stride[0], a->stride[1]};
   dnnl_dims_t before = {a->pad_before[0], a->pad_before[1]}, after = {a->pad_after[0], a->pad_after[1]};
   dnnl_pooling_desc_t d;
@@ -257,16 +269,17 @@ static ls_status prepare_pool(struct cpu_context *context, struct ls_op *op, str
   bool forward = desc->kind == LS_OP_POOL_FORWARD;
   if (forward) {
     dnnl_memory_desc_t x = given_md(&desc->tensor[0]), y = cpu_any_md(&desc->tensor[1]);
-    status = dnnl_pooling_forward_desc_init(&d, a->training ? dnnl_forward_training : dnnl_forward_inference, kinds[a->pool],
-                                            &x, &y, strides, kernel, before, after);
+    status = dnnl_pooling_forward_desc_init(&d, a->training ? dnnl_forward_training : dnnl_forward_inference,
+                                            kinds[a->pool], &x, &y, strides, kernel, before, after);
   } else {
     dnnl_memory_desc_t dx = desc->forward->desc.tensor[0].layout->md, dy = desc->forward->desc.tensor[1].layout->md;
     status = dnnl_pooling_backward_desc_init(&d, kinds[a->pool], &dx, &dy, strides, kernel, before, after);
   }
   if (status == dnnl_success) status = make_pd(context, desc, &d, false, &pd);
   if (status != dnnl_success) return cpu_dnnl_error(status, "pooling", err);
-  static const struct slot slots[2][2] = {{{DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md}, {DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md}},
-                                          {{DNNL_ARG_SRC, dnnl_query_src_md}, {DNNL_ARG_DST, dnnl_query_dst_md}}};
+  static const struct slot slots[2][2] = {
+      {{DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md}, {DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md}},
+      {{DNNL_ARG_SRC, dnnl_query_src_md}, {DNNL_ARG_DST, dnnl_query_dst_md}}};
   return finish(context, op, pd, slots[forward], err);
 }
 
@@ -287,17 +300,18 @@ static ls_status prepare_bn(struct cpu_context *context, struct ls_op *op, struc
   }
   if (status == dnnl_success) status = make_pd(context, desc, &d, infer && desc->attributes.relu, &pd);
   if (status != dnnl_success) return cpu_dnnl_error(status, "batch normalisation", err);
-  static const struct slot train[] = {{DNNL_ARG_SRC, dnnl_query_src_md}, {DNNL_ARG_SCALE, dnnl_query_undef},
+  static const struct slot train[] = {{DNNL_ARG_SRC, dnnl_query_src_md},  {DNNL_ARG_SCALE, dnnl_query_undef},
                                       {DNNL_ARG_SHIFT, dnnl_query_undef}, {DNNL_ARG_DST, dnnl_query_dst_md},
-                                      {DNNL_ARG_MEAN, dnnl_query_undef}, {DNNL_ARG_VARIANCE, dnnl_query_undef}};
-  static const struct slot inference[] = {{DNNL_ARG_SRC, dnnl_query_src_md}, {DNNL_ARG_SCALE, dnnl_query_undef},
-                                          {DNNL_ARG_SHIFT, dnnl_query_undef}, {DNNL_ARG_MEAN, dnnl_query_undef},
+                                      {DNNL_ARG_MEAN, dnnl_query_undef},  {DNNL_ARG_VARIANCE, dnnl_query_undef}};
+  static const struct slot inference[] = {{DNNL_ARG_SRC, dnnl_query_src_md},     {DNNL_ARG_SCALE, dnnl_query_undef},
+                                          {DNNL_ARG_SHIFT, dnnl_query_undef},    {DNNL_ARG_MEAN, dnnl_query_undef},
                                           {DNNL_ARG_VARIANCE, dnnl_query_undef}, {DNNL_ARG_DST, dnnl_query_dst_md}};
-  static const struct slot back[] = {{DNNL_ARG_SRC, dnnl_query_src_md}, {DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md},
-                                     {DNNL_ARG_SCALE, dnnl_query_undef}, {DNNL_ARG_SHIFT, dnnl_query_undef},
-                                     {DNNL_ARG_MEAN, dnnl_query_undef}, {DNNL_ARG_VARIANCE, dnnl_query_undef},
-                                     {DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md}, {DNNL_ARG_DIFF_SCALE, dnnl_query_undef},
-                                     {DNNL_ARG_DIFF_SHIFT, dnnl_query_undef}};
+  static const struct slot back[] = {
+      {DNNL_ARG_SRC, dnnl_query_src_md},           {DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md},
+      {DNNL_ARG_SCALE, dnnl_query_undef},          {DNNL_ARG_SHIFT, dnnl_query_undef},
+      {DNNL_ARG_MEAN, dnnl_query_undef},           {DNNL_ARG_VARIANCE, dnnl_query_undef},
+      {DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md}, {DNNL_ARG_DIFF_SCALE, dnnl_query_undef},
+      {DNNL_ARG_DIFF_SHIFT, dnnl_query_undef}};
   op->in_place = infer;
   return finish(context, op, pd, backward ? back : infer ? inference : train, err);
 }
@@ -316,7 +330,8 @@ static ls_status prepare_lrn(struct cpu_context *context, struct ls_op *op, stru
   if (status == dnnl_success) status = make_pd(context, desc, &d, false, &pd);
   if (status != dnnl_success) return cpu_dnnl_error(status, "local response normalisation", err);
   static const struct slot go[] = {{DNNL_ARG_SRC, dnnl_query_src_md}, {DNNL_ARG_DST, dnnl_query_dst_md}};
-  static const struct slot back[] = {{DNNL_ARG_SRC, dnnl_query_src_md}, {DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md},
+  static const struct slot back[] = {{DNNL_ARG_SRC, dnnl_query_src_md},
+                                     {DNNL_ARG_DIFF_DST, dnnl_query_diff_dst_md},
                                      {DNNL_ARG_DIFF_SRC, dnnl_query_diff_src_md}};
   return finish(context, op, pd, forward ? go : back, err);
 }

@@ -33,7 +33,8 @@ FAST_LOOP static void relu_backward(const float *y, const float *dy, float *dx, 
   for (int64_t i = 0; i < n; i++) dx[i] = y[i] > 0 ? dy[i] : slope * dy[i];
 }
 
-static ls_status run_add(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args, struct ls_error *err) {
+static ls_status run_add(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
+                         struct ls_error *err) {
   (void)context;
   (void)err;
   int64_t n = ((struct loop_op *)op->state)->floats;
@@ -45,17 +46,21 @@ static ls_status run_add(struct cpu_context *context, struct ls_op *op, const st
   return LS_OK;
 }
 
-static ls_status run_relu(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args, struct ls_error *err) {
+static ls_status run_relu(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
+                          struct ls_error *err) {
   (void)context;
   (void)err;
   int64_t n = ((struct loop_op *)op->state)->floats;
   float slope = op->desc.attributes.slope;
-  if (op->desc.kind == LS_OP_RELU_FORWARD) relu_forward(args->tensor[0], args->tensor[1], n, slope);
-  else relu_backward(args->tensor[0], args->tensor[1], args->tensor[2], n, slope);
+  if (op->desc.kind == LS_OP_RELU_FORWARD)
+    relu_forward(args->tensor[0], args->tensor[1], n, slope);
+  else
+    relu_backward(args->tensor[0], args->tensor[1], args->tensor[2], n, slope);
   return LS_OK;
 }
 
-static ls_status run_fill(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args, struct ls_error *err) {
+static ls_status run_fill(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
+                          struct ls_error *err) {
   (void)context;
   (void)err;
   memset(args->tensor[0], 0, (size_t)((struct loop_op *)op->state)->floats * sizeof(float));
@@ -90,7 +95,8 @@ static ls_status run_dropout(struct cpu_context *context, struct ls_op *op, cons
   float *y = args->tensor[2], rate = op->desc.attributes.rate, scale = 1 / (1 - rate);
   uint32_t threshold = (uint32_t)((double)rate * 4294967296.0);
   int64_t image = ls_shape_elements(&t->shape) / t->shape.dim[0];
-  int64_t hw = t->shape.rank == 4 ? t->shape.dim[2] * t->shape.dim[3] : 1, width = t->shape.rank == 4 ? t->shape.dim[3] : 1;
+  int64_t hw = t->shape.rank == 4 ? t->shape.dim[2] * t->shape.dim[3] : 1,
+          width = t->shape.rank == 4 ? t->shape.dim[3] : 1;
   for (int64_t n = 0; n < t->shape.dim[0]; n++) {
     uint64_t where = (uint64_t)op->desc.attributes.layer << 32 | (step->first_image + (uint64_t)n);
     struct ls_philox4 r = {{0}};
@@ -123,8 +129,10 @@ static ls_status run_shortcut(struct cpu_context *context, struct ls_op *op, con
         int64_t large_step = large->layout->md.format_desc.blocking.strides[3] * op->desc.attributes.stride[1];
         int64_t small_step = small->layout->md.format_desc.blocking.strides[3];
         for (int64_t q = 0; q < small->shape.dim[3]; q++) {
-          if (forward) to[small_at + q * small_step] = from[large_at + q * large_step];
-          else to[large_at + q * large_step] = from[small_at + q * small_step];
+          if (forward)
+            to[small_at + q * small_step] = from[large_at + q * large_step];
+          else
+            to[large_at + q * large_step] = from[small_at + q * small_step];
         }
       }
     }
@@ -164,8 +172,8 @@ static ls_status run_softmax(struct cpu_context *context, struct ls_op *op, cons
     float normaliser = softmax_row(x + i * k, p + i * k, k);
     if (labels[i] == -1) continue;
     if (labels[i] < 0 || labels[i] >= k) {
-      return ls_fail(err, LS_INVALID, "image %lld has label %d, the network has classes 0 to %lld", (long long)i, labels[i],
-                     (long long)k - 1);
+      return ls_fail(err, LS_INVALID, "image %lld has label %d, the network has classes 0 to %lld", (long long)i,
+                     labels[i], (long long)k - 1);
     }
     int64_t rank = rank_of(x + i * k, k, labels[i]);
     sum[LS_METRIC_LOSS] += normaliser - x[i * k + labels[i]];

@@ -14,9 +14,7 @@
 
 static uint32_t draws;
 
-static float draw(void) {
-  return 2 * ls_random_unit(ls_random(7, LS_RANDOM_TEST, 0, draws++, 0).v[0]) - 1;
-}
+static float draw(void) { return 2 * ls_random_unit(ls_random(7, LS_RANDOM_TEST, 0, draws++, 0).v[0]) - 1; }
 
 static float *values(int64_t n) {
   float *v = aligned_alloc(64, ((size_t)n * sizeof *v + 63) / 64 * 64);
@@ -61,7 +59,8 @@ static void reference(const struct ls_b16_conv *v, const float *x, const float *
 }
 
 static void check_shape(const struct ls_b16_kernels *kernels, const struct ls_b16_conv *v) {
-  int64_t n = v->groups16 * 16, xs = n * v->c * v->h * v->w, ys = n * v->k * v->p * v->q, ws = v->k * v->c * v->r * v->s;
+  int64_t n = v->groups16 * 16, xs = n * v->c * v->h * v->w, ys = n * v->k * v->p * v->q,
+          ws = v->k * v->c * v->r * v->s;
   float *x = values(xs), *w = values(ws), *b = values(v->k), *dy = values(ys);
   float *y = values(ys), *dx = values(xs), *dw = values(ws), *db = values(v->k);
   void *scratch = aligned_alloc(64, ls_b16_scratch_bytes(v) + 64);
@@ -128,8 +127,21 @@ static void test_plain_and_back(void **state) {
 
 // 5x5 image, 3x3 windows, stride 2, pad 1: overlapping and clipped windows.
 static void check_pool(bool max, bool count_pad) {
-  struct ls_b16_pool v = {.planes = 2, .h = 5, .w = 5, .p = 3, .q = 3, .r = 3, .s = 3, .stride_h = 2, .stride_w = 2,
-                          .pad_h = 1, .pad_w = 1, .pad_end_h = 1, .pad_end_w = 1, .max = max, .count_pad = count_pad};
+  struct ls_b16_pool v = {.planes = 2,
+                          .h = 5,
+                          .w = 5,
+                          .p = 3,
+                          .q = 3,
+                          .r = 3,
+                          .s = 3,
+                          .stride_h = 2,
+                          .stride_w = 2,
+                          .pad_h = 1,
+                          .pad_w = 1,
+                          .pad_end_h = 1,
+                          .pad_end_w = 1,
+                          .max = max,
+                          .count_pad = count_pad};
   float *x = values(2 * 25 * 16), *dy = values(2 * 9 * 16), *y = values(2 * 9 * 16), *dx = values(2 * 25 * 16);
   uint8_t where[2 * 9 * 16];
   ls_b16_pool_forward(&v, x, y, max ? where : NULL);
