@@ -63,8 +63,9 @@ typedef void block_function(const struct view *in, const float *w, int64_t w_k, 
     forward_block(in, w, w_k, w_c, b, y, y_k, relu, kb, xb);                                                       \
   }
 #define BLOCKS_OF(kb) BLOCK(kb, 1) BLOCK(kb, 2) FOR_WIDE(BLOCK, kb)
-BLOCKS_OF(1)
-BLOCKS_OF(2) BLOCKS_OF(3) BLOCKS_OF(4) BLOCKS_OF(5) BLOCKS_OF(6)
+// clang-format off
+BLOCKS_OF(1) BLOCKS_OF(2) BLOCKS_OF(3) BLOCKS_OF(4) BLOCKS_OF(5) BLOCKS_OF(6)
+// clang-format on
 
 #define ENTRY(kb, xb) [kb][xb] = forward_##kb##_##xb,
 #define ENTRIES_OF(kb) ENTRY(kb, 1) ENTRY(kb, 2) FOR_WIDE(ENTRY, kb)
@@ -200,8 +201,9 @@ typedef void tile_function(const struct ls_b16_conv *v, const struct view *in, i
     weights_tile(v, in, in_group, dy, dw, kb, s);                                                      \
   }
 #define TILES_OF(kb) TILE(kb, 1) TILE(kb, 2) TILE(kb, 3) TILE(kb, 4) TILE(kb, 5) TILE(kb, 6) TILE(kb, 7)
-TILES_OF(1)
-TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6)
+// clang-format off
+TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6)
+// clang-format on
 #define TILE_ENTRY(kb, s) [kb][s] = weights_##kb##_##s,
 #define TILE_ENTRIES_OF(kb) \
   TILE_ENTRY(kb, 1)         \
@@ -281,8 +283,9 @@ typedef void fc_function(const float *x, int64_t x_group, int64_t n, const float
     fc_block(x, x_group, n, w, w_k, w_c, b, y, y_group, relu, kb, xb);                                             \
   }
 #define FCS_OF(kb) FC(kb, 1) FC(kb, 2) FOR_WIDE(FC, kb)
-FCS_OF(1)
-FCS_OF(2) FCS_OF(3) FCS_OF(4) FCS_OF(5) FCS_OF(6)
+// clang-format off
+FCS_OF(1) FCS_OF(2) FCS_OF(3) FCS_OF(4) FCS_OF(5) FCS_OF(6)
+// clang-format on
 #define FC_ENTRY(kb, xb) [kb][xb] = fc_##kb##_##xb,
 #define FC_ENTRIES_OF(kb) FC_ENTRY(kb, 1) FC_ENTRY(kb, 2) FOR_WIDE(FC_ENTRY, kb)
     static fc_function *const fc_blocks[KB + 1][XB + 1] = {FC_ENTRIES_OF(1) FC_ENTRIES_OF(2) FC_ENTRIES_OF(3)
@@ -344,8 +347,9 @@ typedef void fc_weights_function(const float *rows, int64_t row, int64_t groups1
     fc_weights_block(rows, row, groups16, dy, dy_group, dw, c, kb, xb);                                            \
   }
 #define FCWS_OF(kb) FCW(kb, 1) FCW(kb, 2) FOR_WIDE(FCW, kb)
-FCWS_OF(1)
-FCWS_OF(2) FCWS_OF(3) FCWS_OF(4) FCWS_OF(5) FCWS_OF(6)
+// clang-format off
+FCWS_OF(1) FCWS_OF(2) FCWS_OF(3) FCWS_OF(4) FCWS_OF(5) FCWS_OF(6)
+// clang-format on
 #define FCW_ENTRY(kb, xb) [kb][xb] = fcw_##kb##_##xb,
 #define FCW_ENTRIES_OF(kb) FCW_ENTRY(kb, 1) FCW_ENTRY(kb, 2) FOR_WIDE(FCW_ENTRY, kb)
     static fc_weights_function *const fc_weights_blocks[KB + 1][XB + 1] = {

@@ -9,7 +9,7 @@
 #include "backend/cpu/cpu_internal.h"
 #include "base/philox.h"
 
-#define FAST_LOOP __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
+#define FAST_LOOP __attribute__((target_clones("avx512f", "avx2", "default")))
 
 struct loop_op {
   struct cpu_op base;
