@@ -38,6 +38,9 @@ ls_status ls_spec_load_job(const char *path, const char *const *settings, size_t
 // Fills in defaults and checks a job that came by RPC (its paths must be absolute, its network inline).
 ls_status ls_spec_complete_job(Lockstep__V1__Job *job, struct ls_error *err);
 
+// Fills in the defaults of a network and checks its numbers (not its shapes: src/graph does).
+ls_status ls_spec_complete_network(Lockstep__V1__Network *network, struct ls_error *err);
+
 // Any message as JSON: snake_case keys, enums as lower-case names, 64-bit integers as numbers, fields without a value
 // left out, NaN and infinity as null. `indent` 0: one line.
 ls_status ls_spec_write_json(const ProtobufCMessage *message, int indent, struct ls_string *out);
