@@ -5,6 +5,7 @@
 
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "graph/graph.h"
 #include "spec/spec.h"
 
 struct options {
@@ -47,6 +48,30 @@ static int send_job(struct ls_cli *cli, const struct options *options, Lockstep_
   return code;
 }
 
+// Shapes that cannot be are told here, not by a failed job later.
+static ls_status check_network(const char *file, const Lockstep__V1__Job *job, struct ls_error *err) {
+  struct ls_graph *graph = NULL;
+  ls_status status = ls_graph_build(job->network, &graph, err);
+  ls_graph_free(graph);
+  return status == LS_OK ? LS_OK : ls_error_prefix(err, "%s", file);
+}
+
+// The job with all defaults, as a file that can be submitted again: the network inline, without the name it came from.
+static int print_job(const struct options *options, const Lockstep__V1__Job *job) {
+  struct ls_string text = LS_STRING_INIT;
+  Lockstep__V1__Job copy = *job;
+  copy.model = NULL;
+  if (options->format == LS_OUTPUT_JSON) {
+    ls_spec_write_json(&copy.base, 2, &text);
+  } else {
+    ls_spec_write_yaml(&copy.base, &text);
+  }
+  fputs(ls_string_text(&text), stdout);
+  int code = text.failed ? ls_cli_complain(LS_CLI_FAILED, "memory ran out") : LS_CLI_OK;
+  ls_string_release(&text);
+  return code;
+}
+
 static int run(struct ls_cli *cli, int count, char **arguments) {
   (void)count;
   const struct options *options = cli->options;
@@ -56,18 +81,10 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
     return ls_cli_fail(&err);
   }
   int code;
-  if (options->dry_run) {
-    struct ls_string text = LS_STRING_INIT;
-    if (options->format == LS_OUTPUT_JSON) {
-      ls_spec_write_json(&job->base, 2, &text);
-    } else {
-      ls_spec_write_yaml(&job->base, &text);
-    }
-    fputs(ls_string_text(&text), stdout);
-    code = text.failed ? ls_cli_complain(LS_CLI_FAILED, "memory ran out") : LS_CLI_OK;
-    ls_string_release(&text);
+  if (check_network(arguments[0], job, &err) != LS_OK) {
+    code = ls_cli_fail(&err);
   } else {
-    code = send_job(cli, options, job);
+    code = options->dry_run ? print_job(options, job) : send_job(cli, options, job);
   }
   protobuf_c_message_free_unpacked(&job->base, NULL);
   return code;

@@ -18,7 +18,6 @@ def sentence(result, codes, *words):
 
 
 def job_fails(text, codes, *words, data=None, prepare=None):
-    """The same mistake through `submit` and through `train`."""
     with Place() as place:
         write_data(place.path("tiny.h5"), **(data or {}))
         if prepare:
