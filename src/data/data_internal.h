@@ -1,0 +1,54 @@
+// Shared by the files of src/data.
+#ifndef LS_DATA_DATA_INTERNAL_H
+#define LS_DATA_DATA_INTERNAL_H
+
+#include <hdf5.h>
+
+#include "data/dataset.h"
+#include "data/loader.h"
+
+enum { LS_MAX_CHANNELS = 4, LS_LABELS_IN_MEMORY = 4 << 20 };
+
+struct ls_dataset {
+  struct ls_dataset_info info;
+  char *path, *group;
+  int fd;
+  uint64_t images_offset, image_bytes;
+  // Labels: all of them when there are few, else read when needed.
+  int32_t *labels;
+  uint64_t labels_offset;
+  size_t label_bytes;  // of one stored label: 1, 2, 4, 8
+  bool label_signed;
+  char **class_names;
+};
+
+// Bytes of image `index` into `pixels` [H,W,C]. Any thread.
+ls_status ls_dataset_read_image(const struct ls_dataset *dataset, int64_t index, uint8_t *pixels, struct ls_error *err);
+ls_status ls_dataset_read_label(const struct ls_dataset *dataset, int64_t index, int32_t *label, struct ls_error *err);
+
+// Position `i` of epoch `epoch`'s order of n samples: a bijection of [0, n), a function of its arguments alone.
+int64_t ls_sampler_permute(uint64_t seed, uint64_t epoch, int64_t n, int64_t i);
+
+// What happens to an image between the file and the batch.
+struct ls_augmenter {
+  bool training;
+  uint64_t seed;
+  int64_t height, width, channels;  // stored
+  int64_t crop_height, crop_width;  // wanted
+  bool random_crop;
+  int64_t pad;
+  float flip_probability;
+  float scale[LS_MAX_CHANNELS], bias[LS_MAX_CHANNELS];  // normalised = pixel * scale + bias
+  bool channels_last;
+  enum ls_dtype output;
+};
+ls_status ls_augmenter_init(struct ls_augmenter *augmenter, const struct ls_loader_options *options,
+                            struct ls_error *err);
+// pixels [H,W,C] -> out [C,h,w] or [h,w,C] for sample `index` in `epoch`. Any thread.
+void ls_augmenter_run(const struct ls_augmenter *augmenter, const uint8_t *pixels, uint64_t epoch, int64_t index,
+                      void *out);
+
+// Quiet HDF5 errors: they are reported by our own sentences. Call before the first HDF5 call of a thread.
+void ls_hdf5_quiet(void);
+
+#endif
