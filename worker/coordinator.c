@@ -1,0 +1,501 @@
+// A job from start to end: see coordinator.h for the contract, trainer.h for the parts.
+//
+//   open log, data, network ─ newest good checkpoint, or initial values ─┐
+//   ┌────────────────────────────────────────────────────────────────────┘
+//   └▶ train up to the next stop (epoch's end, checkpoint, request) ─▶ evaluate ─▶ snapshot ─▶ writer thread ─┐
+//   ▲                                                                                                        │
+//   └────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+// Threads: the caller's (all of this file but after_step), the workers (after_step runs in worker 0), the checkpoint
+// writer (one at a time), the loader's readers.
+#include "worker/coordinator.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "spec/spec.h"
+#include "worker/report.h"
+#include "worker/trainer.h"
+
+enum { REPORT_NS = 1000000000 };
+
+struct run {
+  const struct ls_train_options *options;
+  const Lockstep__V1__Job *job;
+  struct report report;
+  struct trainer *trainer;
+  struct ls_dataset *training_data, *validation_data;
+  struct ls_loader_options loader_options;
+  char *checkpoints;  // folder
+  char *job_json;
+
+  uint64_t total_steps, samples;
+  double steps_per_epoch;
+  struct ls_every checkpoint_every, evaluation_every;
+  struct ls_schedule_state schedule;
+  double last_accuracy, last_loss;
+  uint64_t next_evaluation, next_checkpoint;  // steps; UINT64_MAX: never
+  int64_t last_checkpoint_ns;
+
+  // Since the last report; worker 0 only while a command runs.
+  double sums[LS_METRICS];
+  double epoch_loss, epoch_images;
+  uint64_t report_step;
+  int64_t report_ns;
+  double diverged;  // the loss that is no number; 0: none
+
+  // The checkpoint writer.
+  pthread_t writer;
+  bool writing;
+  struct ls_snapshot *snapshot;
+  struct ls_error write_error;
+  Lockstep__V1__CheckpointReport written;
+};
+
+static double epoch_of(const struct run *r, uint64_t step) { return (double)step / r->steps_per_epoch; }
+
+// The first step at whose end `count` epochs' samples were seen.
+static uint64_t step_of_epoch(const struct run *r, double count) {
+  return (uint64_t)ceil(count * r->steps_per_epoch - 1e-9);
+}
+
+// The next step after `step` at which something that happens `every` so often is due.
+static uint64_t next_due(const struct run *r, const struct ls_every *every, uint64_t step) {
+  if (every->unit == LS_EVERY_STEPS) return (step / (uint64_t)every->count + 1) * (uint64_t)every->count;
+  if (every->unit != LS_EVERY_EPOCHS) return UINT64_MAX;
+  for (double n = floor(epoch_of(r, step) / every->count);; n++) {
+    uint64_t due = step_of_epoch(r, n * every->count);
+    if (due > step) return due;
+  }
+}
+
+static void set_learning_rate(struct run *r) {
+  const Lockstep__V1__Sgd *sgd = r->job->optimizer->sgd;
+  double factor =
+      ls_schedule_factor(r->job->schedule, &r->schedule, r->trainer->step, r->total_steps, r->steps_per_epoch);
+  r->trainer->sgd = (struct ls_sgd){(float)(sgd->learning_rate * factor), (float)sgd->momentum,
+                                    (float)sgd->weight_decay, sgd->nesterov};
+}
+
+static void report_step(struct run *r, int64_t now) {
+  struct trainer *t = r->trainer;
+  uint64_t steps = t->step - r->report_step;
+  double seconds = (double)(now - r->report_ns) * 1e-9;
+  if (steps == 0 || seconds <= 0) return;
+  int64_t wait_ns = 0;
+  for (int i = 0; i < t->workers; i++) wait_ns += __atomic_exchange_n(&t->worker[i].wait_ns, 0, __ATOMIC_RELAXED);
+  Lockstep__V1__StepReport step = LOCKSTEP__V1__STEP_REPORT__INIT;
+  Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
+  step.step = t->step;
+  step.epoch = epoch_of(r, t->step);
+  step.loss = r->sums[LS_METRIC_LOSS] / r->sums[LS_METRIC_IMAGES];
+  step.accuracy = r->sums[LS_METRIC_TOP1] / r->sums[LS_METRIC_IMAGES];
+  step.learning_rate = t->sgd.learning_rate;
+  step.images_per_s = (double)steps * (double)t->batch / seconds;
+  step.step_ms = seconds * 1000 / (double)steps;
+  step.input_wait = fmin(1, (double)wait_ns * 1e-9 / (seconds * t->workers));
+  step.eta_s = (double)(r->total_steps - t->step) * seconds / (double)steps;
+  step.peak_rss_bytes = peak_rss_bytes();
+  event.kind_case = LOCKSTEP__V1__EVENT__KIND_STEP;
+  event.step = &step;
+  report_event(&r->report, &event, false);
+  memset(r->sums, 0, sizeof r->sums);
+  r->report_step = t->step;
+  r->report_ns = now;
+}
+
+// In worker 0, alone, between the barriers of every step.
+static bool after_step(void *user, struct trainer *t) {
+  struct run *r = user;
+  for (int i = 0; i < LS_METRICS; i++) r->sums[i] += t->metrics[i];
+  r->epoch_loss += t->metrics[LS_METRIC_LOSS];
+  r->epoch_images += t->metrics[LS_METRIC_IMAGES];
+  t->step++;
+  if (!isfinite(t->metrics[LS_METRIC_LOSS])) {
+    r->diverged = t->metrics[LS_METRIC_LOSS];
+    return false;
+  }
+  int64_t now = ls_clock_ns();
+  bool due =
+      t->step >= t->target_step || (r->options->stop && atomic_load_explicit(r->options->stop, memory_order_relaxed));
+  bool timed = r->checkpoint_every.unit == LS_EVERY_SECONDS &&
+               (double)(now - r->last_checkpoint_ns) * 1e-9 >= r->checkpoint_every.count;
+  if (now - r->report_ns >= REPORT_NS || due || timed) report_step(r, now);
+  set_learning_rate(r);
+  return !due && !timed && r->report.error.status == LS_OK;
+}
+
+// --- checkpoints --------------------------------------------------------------------------------------------------------
+
+static void *write_checkpoint(void *argument) {
+  struct run *r = argument;
+  int64_t start = ls_clock_ns();
+  uint64_t bytes = 0;
+  char *path = ls_checkpoint_path(r->checkpoints, r->snapshot->step);
+  if (!path) {
+    ls_fail(&r->write_error, LS_NO_MEMORY, "no memory for a path");
+    return NULL;
+  }
+  if (ls_checkpoint_write(r->snapshot, r->job_json, path, &bytes, &r->write_error) == LS_OK) {
+    Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
+    r->written.step = r->snapshot->step;
+    r->written.epoch = r->snapshot->epoch;
+    r->written.file = path;
+    r->written.bytes = bytes;
+    r->written.write_ms = (double)(ls_clock_ns() - start) * 1e-6;
+    event.kind_case = LOCKSTEP__V1__EVENT__KIND_CHECKPOINT;
+    event.checkpoint = &r->written;
+    report_event(&r->report, &event, true);
+    ls_checkpoint_prune(r->checkpoints, (int)r->job->checkpoint->keep);
+  }
+  free(path);
+  return NULL;
+}
+
+static ls_status finish_writing(struct run *r, struct ls_error *err) {
+  if (!r->writing) return LS_OK;
+  pthread_join(r->writer, NULL);
+  r->writing = false;
+  if (r->write_error.status == LS_OK) return LS_OK;
+  if (err) *err = r->write_error;
+  return r->write_error.status;
+}
+
+static ls_status take_snapshot(struct run *r, struct ls_error *err) {
+  r->snapshot->step = r->trainer->step;
+  r->snapshot->epoch = epoch_of(r, r->trainer->step);
+  r->snapshot->seed = r->job->seed;
+  r->snapshot->schedule = r->schedule;
+  r->snapshot->last_accuracy = r->last_accuracy;
+  return model_save(r->trainer, r->snapshot, err);
+}
+
+static ls_status start_checkpoint(struct run *r, struct ls_error *err) {
+  LS_TRY(finish_writing(r, err));
+  int64_t start = ls_clock_ns();
+  LS_TRY(take_snapshot(r, err));
+  r->written = (Lockstep__V1__CheckpointReport)LOCKSTEP__V1__CHECKPOINT_REPORT__INIT;
+  r->written.stall_ms = (double)(ls_clock_ns() - start) * 1e-6;
+  r->last_checkpoint_ns = ls_clock_ns();
+  int failed = pthread_create(&r->writer, NULL, write_checkpoint, r);
+  if (failed) return ls_fail_errno(err, failed, "cannot start the checkpoint writer");
+  r->writing = true;
+  return LS_OK;
+}
+
+// Goes on from the newest checkpoint that is whole; damaged ones are named and skipped.
+static ls_status resume(struct run *r, char **used, struct ls_error *err) {
+  uint64_t *steps;
+  int count;
+  LS_TRY(ls_checkpoint_list(r->checkpoints, &steps, &count, err));
+  ls_status status = LS_NOT_FOUND;
+  for (int i = 0; i < count && status != LS_OK; i++) {
+    char *path = ls_checkpoint_path(r->checkpoints, steps[i]);
+    status = path ? ls_checkpoint_read(path, r->snapshot, err) : ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+    if (status == LS_OK) {
+      *used = path;
+      break;
+    }
+    free(path);
+    if (status != LS_CORRUPT) break;  // not damage: the checkpoint does not belong to this job
+    report_note(&r->report, LOCKSTEP__V1__NOTE__LEVEL__WARNING, "%s; the one before it is used", err->text);
+    status = LS_NOT_FOUND;
+  }
+  free(steps);
+  if (status == LS_NOT_FOUND) return model_initialise(r->trainer, r->job->seed, err);
+  if (status != LS_OK) return status;
+  if (r->snapshot->seed != r->job->seed) {
+    return ls_fail(err, LS_INVALID, "checkpoint '%s' was made with seed %" PRIu64 ", the job has %" PRIu64, *used,
+                   r->snapshot->seed, r->job->seed);
+  }
+  r->trainer->step = r->snapshot->step;
+  r->schedule = r->snapshot->schedule;
+  r->last_accuracy = r->snapshot->last_accuracy;
+  return model_load(r->trainer, r->snapshot, err);
+}
+
+// --- set-up -------------------------------------------------------------------------------------------------------------
+
+static ls_status open_data(struct run *r, struct ls_error *err) {
+  const Lockstep__V1__Data *d = r->job->data;
+  struct ls_shape in = ls_graph_input_shape(r->trainer->graph);
+  int64_t classes = ls_graph_classes(r->trainer->graph);
+  LS_TRY(ls_dataset_open(d->train, d->images, d->labels, &r->training_data, err));
+  int64_t pad = 0;
+  for (size_t i = 0; i < r->job->n_augment; i++) {
+    if (r->job->augment[i]->kind_case == LOCKSTEP__V1__AUGMENTATION__KIND_RANDOM_CROP)
+      pad = r->job->augment[i]->random_crop->pad;
+  }
+  LS_TRY(ls_dataset_check_fits(r->training_data, in.dim[0], in.dim[1] - 2 * pad, in.dim[2] - 2 * pad, classes, err));
+  if (d->validation && *d->validation) {
+    LS_TRY(ls_dataset_open(d->validation, d->images, d->labels, &r->validation_data, err));
+    LS_TRY(ls_dataset_check_fits(r->validation_data, in.dim[0], in.dim[1], in.dim[2], classes, err));
+  }
+  if (d->n_mean && (int64_t)d->n_mean != in.dim[0]) {
+    return ls_fail(err, LS_INVALID, "key 'data.mean' has %zu numbers, the images have %" PRId64 " channels", d->n_mean,
+                   in.dim[0]);
+  }
+  const struct ls_dataset_info *info = ls_dataset_info(r->training_data);
+  r->samples = (uint64_t)info->count;
+  r->steps_per_epoch = (double)r->samples / (double)r->job->batch_size;
+  r->total_steps = r->job->has_steps ? r->job->steps : step_of_epoch(r, r->job->epochs);
+  r->loader_options =
+      (struct ls_loader_options){.dataset = r->training_data,
+                                 .training = true,
+                                 .batch = r->job->batch_size,
+                                 .crop_height = in.dim[1],
+                                 .crop_width = in.dim[2],
+                                 .augment = (const Lockstep__V1__Augmentation *const *)r->job->augment,
+                                 .augment_count = r->job->n_augment,
+                                 .seed = r->job->seed,
+                                 .shuffle = d->shuffle,
+                                 .output = LS_F32,
+                                 .readers = r->job->prefetch->has_readers ? (int)r->job->prefetch->readers : 0,
+                                 .depth = (int)r->job->prefetch->depth,
+                                 .direct = r->job->prefetch->direct,
+                                 .consumers = r->trainer->workers};
+  // The training data's statistics for both sets.
+  r->loader_options.mean = d->n_mean ? d->mean : info->has_statistics ? info->mean : NULL;
+  r->loader_options.deviation = d->n_mean ? d->deviation : info->has_statistics ? info->deviation : NULL;
+  return LS_OK;
+}
+
+static ls_status check_kind(const Lockstep__V1__Job *job, struct ls_error *err) {
+  if (job->devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU && !ls_backend_cuda()) {
+    return ls_fail(err, LS_UNSUPPORTED,
+                   "key 'devices.kind': gpu was asked for, but this build has no CUDA backend; use cpu or auto");
+  }
+  if (job->precision != LOCKSTEP__V1__PRECISION__PRECISION_FLOAT32) {
+    return ls_fail(err, LS_UNSUPPORTED, "key 'precision': the CPU computes in float32 only");
+  }
+  return LS_OK;
+}
+
+static ls_status prepare(struct run *r, struct ls_error *err) {
+  LS_TRY(check_kind(r->job, err));
+  int workers;
+  unsigned wanted = r->options->devices ? r->options->devices : r->job->devices->has_count ? r->job->devices->count : 0;
+  LS_TRY(trainer_worker_count(wanted, r->job->devices->oversubscribe, (int)r->job->shards, &workers, err));
+  struct trainer_options options = {r->job->network,
+                                    r->job->batch_size,
+                                    (int)r->job->shards,
+                                    workers,
+                                    true,
+                                    r->job->data->validation && *r->job->data->validation};
+  LS_TRY(trainer_new(&options, r->job, &r->trainer, err));
+  r->trainer->after_step = after_step;
+  r->trainer->user = r;
+  LS_TRY(open_data(r, err));
+  LS_TRY(ls_spec_parse_every(r->job->checkpoint->every, &r->checkpoint_every, err));
+  LS_TRY(ls_spec_parse_every(r->job->evaluation->every, &r->evaluation_every, err));
+  r->checkpoints = ls_path_join(r->options->folder, "checkpoints");
+  struct ls_string json = LS_STRING_INIT;
+  if (!r->checkpoints || ls_spec_write_json(&r->job->base, 2, &json) != LS_OK)
+    return ls_fail(err, LS_NO_MEMORY, "no memory to start");
+  r->job_json = ls_string_take(&json);
+  LS_TRY(ls_folder_make(r->checkpoints, 0750, err));
+  // Better to learn now than after an hour that nothing can be saved here.
+  if (access(r->checkpoints, W_OK) != 0)
+    return ls_fail(err, LS_IO, "folder '%s' may not be written, so no checkpoint could be saved", r->checkpoints);
+  return ls_snapshot_new(r->trainer->graph, &r->snapshot, err);
+}
+
+static void report_started(struct run *r, const char *checkpoint) {
+  Lockstep__V1__Started started = LOCKSTEP__V1__STARTED__INIT;
+  Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
+  struct ls_device_info info[LS_MAX_WORKERS];
+  char *names[LS_MAX_WORKERS];
+  int count = 0;
+  r->trainer->ops->devices(info, LS_MAX_WORKERS, &count, NULL);
+  started.n_devices = (size_t)(count < r->trainer->workers ? count : r->trainer->workers);
+  for (size_t i = 0; i < started.n_devices; i++) names[i] = info[i].name;
+  started.devices = names;
+  started.step = r->trainer->step;
+  started.checkpoint = (char *)(uintptr_t)(checkpoint ? checkpoint : "");
+  started.total_steps = r->total_steps;
+  started.workers = (uint32_t)r->trainer->workers;
+  started.shards = (uint32_t)r->trainer->shards;
+  started.samples_per_epoch = r->samples;
+  for (int i = 0; i < ls_graph_layer_count(r->trainer->graph); i++) {
+    struct ls_layer_summary summary;
+    ls_graph_layer_summary(r->trainer->graph, i, &summary);
+    started.parameters += (uint64_t)summary.parameters;
+  }
+  event.kind_case = LOCKSTEP__V1__EVENT__KIND_STARTED;
+  event.started = &started;
+  report_event(&r->report, &event, true);
+}
+
+// --- the loop -----------------------------------------------------------------------------------------------------------
+
+static ls_status evaluate(struct run *r, struct ls_error *err) {
+  struct trainer *t = r->trainer;
+  int64_t start = ls_clock_ns();
+  LS_TRY(trainer_evaluate(t, r->validation_data, &r->loader_options, err));
+  double images = t->evaluation[LS_METRIC_IMAGES];
+  Lockstep__V1__EvaluationReport report = LOCKSTEP__V1__EVALUATION_REPORT__INIT;
+  Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
+  report.step = t->step;
+  report.epoch = epoch_of(r, t->step);
+  report.loss = t->evaluation[LS_METRIC_LOSS] / images;
+  report.accuracy = r->last_accuracy = t->evaluation[LS_METRIC_TOP1] / images;
+  report.top5 = t->evaluation[LS_METRIC_TOP5] / images;
+  report.images = (uint64_t)images;
+  report.images_per_s = images / ((double)(ls_clock_ns() - start) * 1e-9);
+  event.kind_case = LOCKSTEP__V1__EVENT__KIND_EVALUATION;
+  event.evaluation = &report;
+  report_event(&r->report, &event, false);
+  return LS_OK;
+}
+
+static ls_status diverged(struct run *r, struct ls_error *err) {
+  return ls_fail(err, LS_DIVERGED,
+                 "the loss became %s at step %" PRIu64
+                 " (epoch %.2f), with learning rate %g; a lower one, or a longer warm-up, usually helps",
+                 isnan(r->diverged) ? "NaN" : "infinite", r->trainer->step, epoch_of(r, r->trainer->step),
+                 (double)r->trainer->sgd.learning_rate);
+}
+
+// Trains up to the next thing that is due.
+static ls_status train_on(struct run *r, struct ls_error *err) {
+  struct trainer *t = r->trainer;
+  uint64_t next_epoch = step_of_epoch(r, floor(epoch_of(r, t->step) + 1e-9) + 1);
+  if (next_epoch <= t->step) next_epoch++;
+  r->next_evaluation = r->validation_data ? next_due(r, &r->evaluation_every, t->step) : UINT64_MAX;
+  r->next_checkpoint = next_due(r, &r->checkpoint_every, t->step);
+  t->target_step = r->total_steps;
+  uint64_t due[] = {next_epoch, r->next_evaluation, r->next_checkpoint};
+  for (int i = 0; i < 3; i++) t->target_step = due[i] < t->target_step ? due[i] : t->target_step;
+  r->report_ns = ls_clock_ns();
+  r->report_step = t->step;
+  set_learning_rate(r);
+  LS_TRY(trainer_run(t, COMMAND_TRAIN, err));
+  if (r->diverged != 0 || isnan(r->diverged)) return diverged(r, err);
+  if (r->report.error.status != LS_OK) {
+    *err = r->report.error;
+    return err->status;
+  }
+  if (t->step >= r->next_evaluation || (t->step >= r->total_steps && r->validation_data)) LS_TRY(evaluate(r, err));
+  if (t->step >= next_epoch) {
+    double error =
+        r->validation_data && isfinite(r->last_accuracy) ? 1 - r->last_accuracy : r->epoch_loss / r->epoch_images;
+    if (ls_schedule_epoch(r->job->schedule, &r->schedule, error)) {
+      report_note(&r->report, LOCKSTEP__V1__NOTE__LEVEL__INFO,
+                  "no improvement: the learning rate is now %g times the first", r->schedule.factor);
+    }
+    r->epoch_loss = r->epoch_images = 0;
+  }
+  return LS_OK;
+}
+
+static bool stop_requested(const struct run *r) { return r->options->stop && atomic_load(r->options->stop); }
+
+static ls_status train_all(struct run *r, bool *was_stopped, struct ls_error *err) {
+  struct trainer *t = r->trainer;
+  r->loader_options.first_batch = t->step;
+  r->last_checkpoint_ns = ls_clock_ns();
+  LS_TRY(ls_loader_new(&r->loader_options, &t->loader, err));
+  while (t->step < r->total_steps && !stop_requested(r)) {
+    LS_TRY(train_on(r, err));
+    bool timed = r->checkpoint_every.unit == LS_EVERY_SECONDS &&
+                 (double)(ls_clock_ns() - r->last_checkpoint_ns) * 1e-9 >= r->checkpoint_every.count;
+    if (t->step >= r->next_checkpoint || timed) LS_TRY(start_checkpoint(r, err));
+  }
+  *was_stopped = t->step < r->total_steps;
+  // The last state is always saved: to go on from, or as the result.
+  LS_TRY(start_checkpoint(r, err));
+  return finish_writing(r, err);
+}
+
+// final.h5 is the last checkpoint under a name that stays.
+static ls_status save_final(struct run *r, struct ls_error *err) {
+  char *path = ls_path_join(r->options->folder, "final.h5");
+  uint64_t bytes;
+  ls_status status = path ? ls_checkpoint_write(r->snapshot, r->job_json, path, &bytes, err)
+                          : ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+  free(path);
+  return status;
+}
+
+static enum ls_worker_exit exit_of(ls_status status) {
+  switch (status) {
+    case LS_OK: return LS_EXIT_OK;
+    case LS_IO:
+    case LS_NO_MEMORY:
+    case LS_UNAVAILABLE:
+    case LS_TIMEOUT:
+    case LS_CANCELLED: return LS_EXIT_INTERRUPTED;
+    default: return LS_EXIT_FAILED;
+  }
+}
+
+static void report_outcome(struct run *r, struct ls_train_result *result, const struct ls_error *error) {
+  static const Lockstep__V1__Outcome__Kind kinds[] = {LOCKSTEP__V1__OUTCOME__KIND__SUCCEEDED,
+                                                      LOCKSTEP__V1__OUTCOME__KIND__FAILED};
+  Lockstep__V1__Outcome outcome = LOCKSTEP__V1__OUTCOME__INIT;
+  Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
+  outcome.kind = result->exit == LS_EXIT_STOPPED       ? LOCKSTEP__V1__OUTCOME__KIND__STOPPED
+                 : result->exit == LS_EXIT_INTERRUPTED ? LOCKSTEP__V1__OUTCOME__KIND__INTERRUPTED
+                                                       : kinds[result->exit == LS_EXIT_FAILED];
+  outcome.reason = (char *)(uintptr_t)(result->exit == LS_EXIT_STOPPED ? "stopped on request" : error->text);
+  outcome.step = result->step;
+  outcome.parameters_sha256 = result->parameters_sha256;
+  outcome.has_test_accuracy = isfinite(result->test_accuracy);
+  outcome.test_accuracy = outcome.has_test_accuracy ? result->test_accuracy : 0;
+  event.kind_case = LOCKSTEP__V1__EVENT__KIND_OUTCOME;
+  event.outcome = &outcome;
+  report_event(&r->report, &event, true);
+}
+
+static ls_status run_job(struct run *r, bool *was_stopped, struct ls_train_result *result, struct ls_error *err) {
+  char *used = NULL;
+  LS_TRY(prepare(r, err));
+  ls_status status = resume(r, &used, err);
+  if (status == LS_OK) report_started(r, used);
+  free(used);
+  if (status != LS_OK) return status;
+  if (r->options->profile) LS_TRY(profile_new(r->options->profile, r->trainer->workers, &r->trainer->profile, err));
+  for (int i = 0; r->trainer->profile && i < r->trainer->workers; i++) {
+    struct worker *w = &r->trainer->worker[i];
+    for (int j = 0; j < LS_MAX_TREE_BUFFERS; j++) profile_attach(r->trainer->profile, w, w->bindings[j]);
+  }
+  LS_TRY(train_all(r, was_stopped, err));
+  LS_TRY(ls_snapshot_sha256(r->snapshot, result->parameters_sha256, err));
+  if (!*was_stopped) LS_TRY(save_final(r, err));
+  return r->trainer->profile ? profile_finish(r->trainer->profile, err) : LS_OK;
+}
+
+ls_status ls_train(const struct ls_train_options *options, struct ls_train_result *result, struct ls_error *err) {
+  struct ls_error own = LS_ERROR_INIT;
+  if (!err) err = &own;
+  *result = (struct ls_train_result){.exit = LS_EXIT_FAILED, .test_accuracy = NAN};
+  struct run r = {.options = options, .job = options->job, .last_accuracy = NAN};
+  ls_schedule_begin(&r.schedule);
+  ls_status status = report_open(&r.report, options, err);
+  if (status != LS_OK) {
+    result->exit = exit_of(status);
+    return status;
+  }
+  bool was_stopped = false;
+  status = run_job(&r, &was_stopped, result, err);
+  finish_writing(&r, NULL);
+  result->exit = status == LS_OK && was_stopped ? LS_EXIT_STOPPED : exit_of(status);
+  result->step = r.trainer ? r.trainer->step : 0;
+  result->test_accuracy = r.last_accuracy;
+  report_outcome(&r, result, err);
+  if (r.trainer) ls_loader_free(r.trainer->loader);
+  trainer_free(r.trainer);
+  ls_snapshot_free(r.snapshot);
+  ls_dataset_close(r.training_data);
+  ls_dataset_close(r.validation_data);
+  free(r.checkpoints);
+  free(r.job_json);
+  report_close(&r.report);
+  return status;
+}

@@ -1,0 +1,61 @@
+// Events: see report.h.
+#include "worker/report.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+ls_status report_open(struct report *r, const struct ls_train_options *options, struct ls_error *err) {
+  *r = (struct report){.options = options, .nudge_fd = -1};
+  const char *slash = strrchr(options->folder, '/');
+  r->job_name = slash ? slash + 1 : options->folder;
+  char *path = ls_path_join(options->folder, "events.log");
+  if (!path) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+  ls_status status = ls_event_log_open(path, &r->log, err);
+  free(path);
+  if (options->nudge) r->nudge_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  return status;
+}
+
+void report_close(struct report *r) {
+  ls_event_log_close(r->log);
+  if (r->nudge_fd >= 0) close(r->nudge_fd);
+}
+
+// Best effort: the daemon also looks by itself.
+static void nudge(struct report *r) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  if (r->nudge_fd < 0 || strlen(r->options->nudge) >= sizeof address.sun_path) return;
+  strcpy(address.sun_path, r->options->nudge);
+  sendto(r->nudge_fd, r->job_name, strlen(r->job_name), MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&address,
+         sizeof address);
+}
+
+void report_event(struct report *r, Lockstep__V1__Event *event, bool durable) {
+  struct ls_error error = LS_ERROR_INIT;
+  event->attempt = r->options->attempt;
+  if (ls_event_log_append(r->log, event, durable, &error) != LS_OK && r->error.status == LS_OK) r->error = error;
+  nudge(r);
+  if (r->options->event) r->options->event(r->options->user, event);
+}
+
+void report_note(struct report *r, Lockstep__V1__Note__Level level, const char *format, ...) {
+  char text[LS_ERROR_TEXT_BYTES + 256];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  Lockstep__V1__Note note = LOCKSTEP__V1__NOTE__INIT;
+  Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
+  note.level = level;
+  note.text = text;
+  event.kind_case = LOCKSTEP__V1__EVENT__KIND_NOTE;
+  event.note = &note;
+  report_event(r, &event, false);
+}

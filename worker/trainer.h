@@ -1,0 +1,132 @@
+// The coordinator's insides: the state that its worker threads share. Files: coordinator.c (a job from start to end),
+// worker_thread.c (threads and their commands), step.c (the training step), evaluate.c, report.c (event log), model.c
+// (parameters between slabs, snapshots and files), inference.c, bench.c.
+#ifndef LS_WORKER_TRAINER_H
+#define LS_WORKER_TRAINER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "backend/backend.h"
+#include "checkpoint/checkpoint.h"
+#include "collective/collective.h"
+#include "data/loader.h"
+#include "graph/plan.h"
+#include "lockstep/v1/job.pb-c.h"
+#include "optim/optim.h"
+
+enum { LS_MAX_WORKERS = 64, LS_MAX_TREE_BUFFERS = 8 };
+
+// A stretch of the flat slabs with one rule of updating.
+struct segment {
+  int64_t begin, end;  // in floats
+  bool learned;
+  bool decays;                   // weight decay applies
+  float share, statistic_scale;  // running statistics
+};
+
+enum worker_command { COMMAND_TRAIN, COMMAND_EVALUATE, COMMAND_QUIT };
+
+// What a profile adds up: kinds of time in a step.
+struct profile;
+
+struct worker {
+  struct trainer *trainer;
+  int index;
+  pthread_t thread;
+  bool started;
+  struct ls_backend backend;
+  struct ls_plan *plan, *evaluation_plan;
+  void *activations;  // shared by both plans
+  size_t activation_bytes;
+  float *gradients[LS_MAX_TREE_BUFFERS];
+  struct ls_binding *bindings[LS_MAX_TREE_BUFFERS];
+  struct ls_binding *evaluation_binding;
+  struct ls_step_parameters *step_parameters;
+  float *evaluation_metrics;  // LS_METRICS
+  int64_t wait_ns;            // for data, since the last report
+  struct ls_error error;      // why this worker failed
+};
+
+struct trainer {
+  const Lockstep__V1__Job *job;  // NULL in the benchmark
+  struct ls_graph *graph;
+  const struct ls_backend_ops *ops;
+  int shards, workers, shards_each;
+  int64_t batch, shard_batch;
+  bool training;
+
+  // Slabs. All workers read `parameters`; each updates its slice between the two barriers of a step.
+  float *parameters, *momentum;
+  int64_t parameter_floats, learned_floats, gradient_floats;
+  struct segment *segments;
+  int segment_count;
+  struct ls_sgd sgd;
+
+  struct worker worker[LS_MAX_WORKERS];
+  struct ls_barrier barrier;  // of the workers
+  pthread_mutex_t lock;       // commands
+  pthread_cond_t commanded, finished;
+  uint64_t command_number;
+  enum worker_command command;
+  int working;
+
+  struct ls_loader *loader;   // of the command at hand
+  uint64_t step;              // steps done
+  uint64_t target_step;       // where the command ends at the latest
+  float metrics[LS_METRICS];  // of the last step, all shards
+  bool go_on;                 // decided by worker 0 between the barriers
+  // Called by worker 0 between the barriers of every step, alone: says whether to go on. Must not take long.
+  bool (*after_step)(void *user, struct trainer *trainer);
+  void *user;
+  double evaluation[LS_METRICS];  // result of COMMAND_EVALUATE
+  double *evaluation_parts;       // [batches][shards][LS_METRICS], summed in order
+  uint64_t evaluation_batches;
+  struct profile *profile;
+};
+
+struct trainer_options {
+  const Lockstep__V1__Network *network;
+  int64_t batch;
+  int shards, workers;
+  bool training;    // false: only evaluation
+  bool evaluation;  // make evaluation plans
+};
+
+// How many workers: `wanted` (0: as many as there are cores, at most shards), checked. An error sentence says what is
+// allowed.
+ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int *workers, struct ls_error *err);
+
+// Builds graph, plans, slabs and threads. The parameters are not set yet.
+// `job`: NULL in the benchmark.
+ls_status trainer_new(const struct trainer_options *options, const Lockstep__V1__Job *job, struct trainer **trainer,
+                      struct ls_error *err);
+void trainer_free(struct trainer *trainer);
+
+// Runs one command on all workers and waits for its end. The first failure of a worker is the result.
+ls_status trainer_run(struct trainer *trainer, enum worker_command command, struct ls_error *err);
+
+// The training step and one evaluation pass of one worker: step.c, evaluate.c. False: stop (trainer->go_on or an error).
+ls_status worker_train(struct worker *worker, struct ls_error *err);
+ls_status worker_evaluate(struct worker *worker, struct ls_error *err);
+
+// model.c: initial values, and the way between slabs and a snapshot.
+ls_status model_initialise(struct trainer *trainer, uint64_t seed, struct ls_error *err);
+ls_status model_load(struct trainer *trainer, const struct ls_snapshot *snapshot, struct ls_error *err);
+ls_status model_save(struct trainer *trainer, struct ls_snapshot *snapshot, struct ls_error *err);
+
+// evaluate.c: runs the data set through; fills trainer->evaluation with sums.
+ls_status trainer_evaluate(struct trainer *trainer, struct ls_dataset *dataset, const struct ls_loader_options *base,
+                           struct ls_error *err);
+
+// profile.c: NULL-safe; times of operations and phases, written as a Chrome trace with a table on standard error.
+ls_status profile_new(const char *path, int workers, struct profile **profile, struct ls_error *err);
+void profile_attach(struct profile *profile, struct worker *worker, struct ls_binding *binding);
+void profile_add(struct profile *profile, int worker, const char *what, const char *category, int64_t begin_ns,
+                 int64_t end_ns);
+ls_status profile_finish(struct profile *profile, struct ls_error *err);
+
+// Largest resident memory of the process so far.
+uint64_t peak_rss_bytes(void);
+
+#endif

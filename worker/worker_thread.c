@@ -1,0 +1,292 @@
+// Worker threads: made once, each with its own backend context and plans, then given commands (train until told to stop,
+// evaluate, quit). Between commands they sleep and the coordinator owns everything.
+#include <math.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "worker/trainer.h"
+
+uint64_t peak_rss_bytes(void) {
+  struct rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return (uint64_t)usage.ru_maxrss * 1024;
+}
+
+static int core_count(void) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0 ? CPU_COUNT(&set) : 1;
+}
+
+ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int *workers, struct ls_error *err) {
+  int cores = core_count(), most = 1;
+  while (2 * most <= cores && 2 * most <= shards) most *= 2;
+  if (wanted == 0) {
+    *workers = most;
+    return LS_OK;
+  }
+  if (wanted & (wanted - 1))
+    return ls_fail(err, LS_INVALID, "%u devices were asked for; the number must be a power of two", wanted);
+  if ((int)wanted > shards)
+    return ls_fail(err, LS_INVALID, "%u devices are more than the %d shards of a batch", wanted, shards);
+  if ((int)wanted > cores && !oversubscribe) {
+    return ls_fail(
+        err, LS_INVALID,
+        "%u devices were asked for, this machine has %d cores; devices.oversubscribe: true lets workers share them",
+        wanted, cores);
+  }
+  *workers = (int)wanted;
+  return LS_OK;
+}
+
+// Pins to a core of those allowed, so that a worker keeps its caches. Not when workers share cores: the kernel balances
+// them better.
+static void pin(const struct worker *w) {
+  cpu_set_t allowed, one;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) != w->trainer->workers) return;
+  for (int core = 0, seen = 0; core < CPU_SETSIZE; core++) {
+    if (!CPU_ISSET(core, &allowed) || seen++ != w->index) continue;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    sched_setaffinity(0, sizeof one, &one);
+    return;
+  }
+}
+
+static ls_status allocate(struct worker *w, size_t bytes, void *memory, struct ls_error *err) {
+  void *got = NULL;
+  LS_TRY(w->backend.ops->allocate(&w->backend, LS_MEMORY_DEVICE, bytes, &got, err));
+  memcpy(memory, &got, sizeof got);
+  return LS_OK;
+}
+
+static ls_status build_plans(struct worker *w, const struct trainer_options *o, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct ls_plan_options options = {
+      .batch = t->shard_batch, .training = true, .dtype = LS_F32, .loss_images = t->batch};
+  if (o->training) LS_TRY(ls_plan_build(t->graph, &w->backend, &options, &w->plan, err));
+  options.training = false;
+  options.parameters_of = w->plan;
+  if (o->evaluation) LS_TRY(ls_plan_build(t->graph, &w->backend, &options, &w->evaluation_plan, err));
+  return LS_OK;
+}
+
+static const struct ls_plan *any_plan(const struct worker *w) { return w->plan ? w->plan : w->evaluation_plan; }
+
+// The slabs that all workers share; made by worker 0.
+static ls_status make_shared(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  const struct ls_plan *plan = any_plan(w);
+  t->parameter_floats = (int64_t)(ls_plan_parameter_bytes(plan) / sizeof(float));
+  t->learned_floats = (int64_t)(ls_plan_learned_bytes(plan) / sizeof(float));
+  t->gradient_floats = (int64_t)(ls_plan_gradient_bytes(plan) / sizeof(float));
+  LS_TRY(allocate(w, ls_plan_parameter_bytes(plan) + 64, &t->parameters, err));
+  memset(t->parameters, 0, ls_plan_parameter_bytes(plan));
+  if (w->plan) {
+    LS_TRY(allocate(w, ls_plan_learned_bytes(plan) + 64, &t->momentum, err));
+    memset(t->momentum, 0, ls_plan_learned_bytes(plan));
+  }
+  t->segments = calloc((size_t)ls_plan_parameter_count(plan) + 1, sizeof *t->segments);
+  if (!t->segments) return ls_fail(err, LS_NO_MEMORY, "no memory for the parameters' table");
+  bool decay_all = !t->job || t->job->optimizer->sgd->decay_all;
+  for (int i = 0; i < ls_plan_parameter_count(plan); i++) {
+    const struct ls_plan_parameter *p = ls_plan_parameter(plan, i);
+    int64_t begin = (int64_t)(p->offset_bytes / sizeof(float));
+    t->segments[t->segment_count++] = (struct segment){begin,
+                                                       begin + (int64_t)(p->bytes / sizeof(float)),
+                                                       p->parameter->learned,
+                                                       decay_all || p->parameter->kind == LS_PARAMETER_WEIGHT,
+                                                       p->parameter->running_momentum,
+                                                       p->statistic_scale};
+  }
+  return LS_OK;
+}
+
+static ls_status make_bindings(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  size_t training = w->plan ? ls_plan_activation_bytes(w->plan) : 0;
+  size_t evaluation = w->evaluation_plan ? ls_plan_activation_bytes(w->evaluation_plan) : 0;
+  w->activation_bytes = training > evaluation ? training : evaluation;
+  LS_TRY(allocate(w, w->activation_bytes, &w->activations, err));
+  LS_TRY(allocate(w, sizeof *w->step_parameters, &w->step_parameters, err));
+  LS_TRY(allocate(w, 64, &w->evaluation_metrics, err));
+  *w->step_parameters = (struct ls_step_parameters){.seed = t->job ? t->job->seed : 1};
+  struct ls_plan_memory memory = {.parameters = t->parameters,
+                                  .activations = w->activations,
+                                  .step = w->step_parameters,
+                                  .metrics = w->evaluation_metrics};
+  if (w->evaluation_plan) LS_TRY(ls_plan_bind(w->evaluation_plan, &memory, &w->evaluation_binding, err));
+  for (int i = 0; w->plan && i < ls_tree_buffers(t->shards_each); i++) {
+    LS_TRY(allocate(w, ls_plan_gradient_bytes(w->plan), &w->gradients[i], err));
+    memset(w->gradients[i], 0, ls_plan_gradient_bytes(w->plan));  // what lies between parameters stays zero
+    memory.gradients = w->gradients[i];
+    LS_TRY(ls_plan_bind(w->plan, &memory, &w->bindings[i], err));
+  }
+  return LS_OK;
+}
+
+static void release_worker(struct worker *w) {
+  for (int i = 0; i < LS_MAX_TREE_BUFFERS; i++) {
+    ls_binding_free(w->bindings[i]);
+    if (w->backend.ops) w->backend.ops->release(&w->backend, LS_MEMORY_DEVICE, w->gradients[i], 0);
+  }
+  ls_binding_free(w->evaluation_binding);
+  ls_plan_free(w->evaluation_plan);
+  ls_plan_free(w->plan);
+  if (!w->backend.ops) return;
+  void *memory[] = {w->activations, w->step_parameters, w->evaluation_metrics};
+  for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+    w->backend.ops->release(&w->backend, LS_MEMORY_DEVICE, memory[i], 0);
+  w->backend.ops->close(&w->backend);
+}
+
+// What a thread does before its first command. Worker 0 makes the shared slabs; the others wait for them.
+static ls_status set_up(struct worker *w, const struct trainer_options *o, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  pin(w);
+  LS_TRY(t->ops->open(w->index, &w->backend, err));
+  LS_TRY(build_plans(w, o, err));
+  if (w->index == 0) LS_TRY(make_shared(w, err));
+  if (!ls_barrier_wait(&t->barrier)) return ls_fail(err, LS_CANCELLED, "another worker failed");
+  return make_bindings(w, err);
+}
+
+struct start {
+  struct worker *worker;
+  const struct trainer_options *options;
+};
+
+static void report_done(struct worker *w, ls_status status) {
+  struct trainer *t = w->trainer;
+  if (status != LS_OK) {
+    ls_barrier_break(&t->barrier);
+    if (t->loader) ls_loader_stop(t->loader);
+  }
+  pthread_mutex_lock(&t->lock);
+  if (--t->working == 0) pthread_cond_signal(&t->finished);
+  pthread_mutex_unlock(&t->lock);
+}
+
+static void *worker_main(void *argument) {
+  struct start start = *(struct start *)argument;
+  free(argument);
+  struct worker *w = start.worker;
+  struct trainer *t = w->trainer;
+  uint64_t seen = 0;
+  report_done(w, set_up(w, start.options, &w->error));
+  for (;;) {
+    pthread_mutex_lock(&t->lock);
+    while (t->command_number == seen) pthread_cond_wait(&t->commanded, &t->lock);
+    seen = t->command_number;
+    enum worker_command command = t->command;
+    pthread_mutex_unlock(&t->lock);
+    if (command == COMMAND_QUIT) break;
+    report_done(w, command == COMMAND_TRAIN ? worker_train(w, &w->error) : worker_evaluate(w, &w->error));
+  }
+  release_worker(w);
+  return NULL;
+}
+
+// The first real failure; "another worker failed" only when there is no other.
+static ls_status first_error(struct trainer *t, struct ls_error *err) {
+  const struct worker *failed = NULL;
+  for (int i = 0; i < t->workers; i++) {
+    const struct worker *w = &t->worker[i];
+    if (w->error.status != LS_OK && (!failed || failed->error.status == LS_CANCELLED)) failed = w;
+  }
+  if (!failed) return LS_OK;
+  if (err) *err = failed->error;
+  return failed->error.status;
+}
+
+static void wait_until_done(struct trainer *t) {
+  pthread_mutex_lock(&t->lock);
+  while (t->working > 0) pthread_cond_wait(&t->finished, &t->lock);
+  pthread_mutex_unlock(&t->lock);
+}
+
+static void give_command(struct trainer *t, enum worker_command command) {
+  pthread_mutex_lock(&t->lock);
+  t->command = command;
+  t->command_number++;
+  t->working = t->workers;
+  pthread_cond_broadcast(&t->commanded);
+  pthread_mutex_unlock(&t->lock);
+}
+
+ls_status trainer_run(struct trainer *t, enum worker_command command, struct ls_error *err) {
+  give_command(t, command);
+  wait_until_done(t);
+  return first_error(t, err);
+}
+
+static ls_status start_workers(struct trainer *t, const struct trainer_options *options, struct ls_error *err) {
+  t->working = t->workers;
+  for (int i = 0; i < t->workers; i++) {
+    struct worker *w = &t->worker[i];
+    w->trainer = t;
+    w->index = i;
+    struct start *start = malloc(sizeof *start);
+    if (start) *start = (struct start){w, options};
+    int failed = start ? pthread_create(&w->thread, NULL, worker_main, start) : 12;
+    if (failed) {
+      free(start);
+      ls_barrier_break(&t->barrier);
+      pthread_mutex_lock(&t->lock);
+      t->working -= t->workers - i;
+      pthread_mutex_unlock(&t->lock);
+      wait_until_done(t);
+      return ls_fail_errno(err, failed, "cannot start worker thread %d", i);
+    }
+    w->started = true;
+  }
+  wait_until_done(t);
+  return first_error(t, err);
+}
+
+ls_status trainer_new(const struct trainer_options *o, const Lockstep__V1__Job *job, struct trainer **result,
+                      struct ls_error *err) {
+  *result = NULL;
+  struct trainer *t = calloc(1, sizeof *t);
+  if (!t) return ls_fail(err, LS_NO_MEMORY, "no memory for the coordinator");
+  t->job = job;
+  t->ops = ls_backend_cpu();
+  t->shards = o->shards;
+  t->workers = o->workers;
+  t->shards_each = o->shards / o->workers;
+  t->batch = o->batch;
+  t->shard_batch = o->batch / o->shards;
+  ls_barrier_init(&t->barrier, t->workers, core_count() >= t->workers);
+  pthread_mutex_init(&t->lock, NULL);
+  pthread_cond_init(&t->commanded, NULL);
+  pthread_cond_init(&t->finished, NULL);
+  ls_status status = ls_graph_build(o->network, &t->graph, err);
+  if (status == LS_OK) status = start_workers(t, o, err);
+  if (status != LS_OK) {
+    trainer_free(t);
+    return status;
+  }
+  *result = t;
+  return LS_OK;
+}
+
+void trainer_free(struct trainer *t) {
+  if (!t) return;
+  give_command(t, COMMAND_QUIT);
+  for (int i = 0; i < t->workers; i++) {
+    if (t->worker[i].started) pthread_join(t->worker[i].thread, NULL);
+  }
+  ls_graph_free(t->graph);
+  free(t->parameters);
+  free(t->momentum);
+  free(t->segments);
+  free(t->evaluation_parts);
+  pthread_cond_destroy(&t->commanded);
+  pthread_cond_destroy(&t->finished);
+  pthread_mutex_destroy(&t->lock);
+  free(t);
+}
