@@ -139,7 +139,7 @@ if [ -z "$data" ]; then
   if [ ! -f "$data" ]; then
     say "Importing Fashion-MNIST into $data"
     mkdir -p "$state/data"
-    "$lockstep" data import /usr/share/dataset-fashion-mnist "$data"
+    "$lockstep" data import /usr/share/datasets/fashion-mnist "$data"
   fi
 fi
 case $data in /*) ;; *) data=$PWD/$data ;; esac

@@ -147,6 +147,9 @@ struct ls_progress;
 
 struct ls_progress *ls_progress_new(FILE *out, uint64_t total_steps);
 void ls_progress_event(struct ls_progress *progress, const Lockstep__V1__Event *event);
+// Something that is counted, as the images of an import: a bar on a terminal, nothing elsewhere. `seconds`: since its
+// beginning.
+void ls_progress_count(struct ls_progress *progress, const char *what, uint64_t done, uint64_t total, double seconds);
 // A line of one's own above the bar.
 void ls_progress_say(struct ls_progress *progress, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void ls_progress_free(struct ls_progress *progress);

@@ -121,6 +121,15 @@ static void draw(struct ls_progress *progress, const char *epoch, const char *st
   progress->drawn = true;
 }
 
+void ls_progress_count(struct ls_progress *progress, const char *what, uint64_t done, uint64_t total, double seconds) {
+  if (!progress || !progress->terminal) return;
+  char counted[32], all[32], rate[32], left[32], text[160];
+  double per_s = seconds > 0 ? (double)done / seconds : 0;
+  snprintf(text, sizeof text, "%s/%s  %s/s  %s left", ls_format_count(counted, done), ls_format_count(all, total),
+           ls_format_rate(rate, per_s), ls_format_duration(left, per_s > 0 ? (double)(total - done) / per_s : -1));
+  draw(progress, what, text, total ? (double)done / (double)total : 0);
+}
+
 static void on_step(struct ls_progress *progress, const Lockstep__V1__Event *event) {
   const Lockstep__V1__StepReport *step = event->step;
   char epoch[48], line[256];

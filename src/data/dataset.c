@@ -17,7 +17,8 @@
 
 void ls_hdf5_quiet(void) {
   H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-  H5PLset_loading_state(0);  // a file must not make us load a plug-in
+  H5PLset_loading_state(0);          // a file must not make us load a plug-in
+  H5Lunregister(H5L_TYPE_EXTERNAL);  // nor open another file
 }
 
 static ls_status split_location(struct ls_dataset *d, const char *location, struct ls_error *err) {
