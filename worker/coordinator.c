@@ -45,7 +45,6 @@ struct run {
 
   // Since the last report; worker 0 only while a command runs.
   double sums[LS_METRICS];
-  double epoch_loss, epoch_images;
   uint64_t report_step;
   int64_t report_ns;
   double diverged;  // the loss that is no number; 0: none
@@ -69,8 +68,8 @@ static uint64_t step_of_epoch(const struct run *r, double count) {
 static uint64_t next_due(const struct run *r, const struct ls_every *every, uint64_t step) {
   if (every->unit == LS_EVERY_STEPS) return (step / (uint64_t)every->count + 1) * (uint64_t)every->count;
   if (every->unit != LS_EVERY_EPOCHS) return UINT64_MAX;
-  for (double n = floor(epoch_of(r, step) / every->count);; n++) {
-    uint64_t due = step_of_epoch(r, n * every->count);
+  for (uint64_t n = (uint64_t)floor(epoch_of(r, step) / every->count);; n++) {
+    uint64_t due = step_of_epoch(r, (double)n * every->count);
     if (due > step) return due;
   }
 }
@@ -114,8 +113,8 @@ static void report_step(struct run *r, int64_t now) {
 static bool after_step(void *user, struct trainer *t) {
   struct run *r = user;
   for (int i = 0; i < LS_METRICS; i++) r->sums[i] += t->metrics[i];
-  r->epoch_loss += t->metrics[LS_METRIC_LOSS];
-  r->epoch_images += t->metrics[LS_METRIC_IMAGES];
+  r->schedule.epoch_loss += t->metrics[LS_METRIC_LOSS];
+  r->schedule.epoch_images += t->metrics[LS_METRIC_IMAGES];
   t->step++;
   if (!isfinite(t->metrics[LS_METRIC_LOSS])) {
     r->diverged = t->metrics[LS_METRIC_LOSS];
@@ -244,25 +243,13 @@ static ls_status open_data(struct run *r, struct ls_error *err) {
   const struct ls_dataset_info *info = ls_dataset_info(r->training_data);
   r->samples = (uint64_t)info->count;
   r->steps_per_epoch = (double)r->samples / (double)r->job->batch_size;
+  if (d->n_deviation && (int64_t)d->n_deviation != in.dim[0]) {
+    return ls_fail(err, LS_INVALID, "key 'data.deviation' has %zu numbers, the images have %" PRId64 " channels",
+                   d->n_deviation, in.dim[0]);
+  }
   r->total_steps = r->job->has_steps ? r->job->steps : step_of_epoch(r, r->job->epochs);
-  r->loader_options =
-      (struct ls_loader_options){.dataset = r->training_data,
-                                 .training = true,
-                                 .batch = r->job->batch_size,
-                                 .crop_height = in.dim[1],
-                                 .crop_width = in.dim[2],
-                                 .augment = (const Lockstep__V1__Augmentation *const *)r->job->augment,
-                                 .augment_count = r->job->n_augment,
-                                 .seed = r->job->seed,
-                                 .shuffle = d->shuffle,
-                                 .output = LS_F32,
-                                 .readers = r->job->prefetch->has_readers ? (int)r->job->prefetch->readers : 0,
-                                 .depth = (int)r->job->prefetch->depth,
-                                 .direct = r->job->prefetch->direct,
-                                 .consumers = r->trainer->workers};
-  // The training data's statistics for both sets.
-  r->loader_options.mean = d->n_mean ? d->mean : info->has_statistics ? info->mean : NULL;
-  r->loader_options.deviation = d->n_mean ? d->deviation : info->has_statistics ? info->deviation : NULL;
+  trainer_loader_options(r->trainer, r->job, info, &r->loader_options);
+  r->loader_options.dataset = r->training_data;
   return LS_OK;
 }
 
@@ -275,6 +262,27 @@ static ls_status check_kind(const Lockstep__V1__Job *job, struct ls_error *err) 
     return ls_fail(err, LS_UNSUPPORTED, "key 'precision': the CPU computes in float32 only");
   }
   return LS_OK;
+}
+
+// The job as checkpoints carry it: with the mean and deviation that were used, so that a model can be applied where its
+// training data are not.
+static char *job_text(const struct run *r) {
+  Lockstep__V1__Job job = *r->job;
+  Lockstep__V1__Data data = *r->job->data;
+  size_t channels = (size_t)ls_graph_input_shape(r->trainer->graph).dim[0];
+  job.data = &data;
+  if (r->loader_options.mean && data.n_mean == 0) {
+    data.n_mean = channels;
+    data.mean = (float *)(uintptr_t)r->loader_options.mean;
+  }
+  if (r->loader_options.deviation && data.n_deviation == 0) {
+    data.n_deviation = channels;
+    data.deviation = (float *)(uintptr_t)r->loader_options.deviation;
+  }
+  struct ls_string json = LS_STRING_INIT;
+  if (ls_spec_write_json(&job.base, 2, &json) == LS_OK) return ls_string_take(&json);
+  ls_string_release(&json);
+  return NULL;
 }
 
 static ls_status prepare(struct run *r, struct ls_error *err) {
@@ -295,10 +303,8 @@ static ls_status prepare(struct run *r, struct ls_error *err) {
   LS_TRY(ls_spec_parse_every(r->job->checkpoint->every, &r->checkpoint_every, err));
   LS_TRY(ls_spec_parse_every(r->job->evaluation->every, &r->evaluation_every, err));
   r->checkpoints = ls_path_join(r->options->folder, "checkpoints");
-  struct ls_string json = LS_STRING_INIT;
-  if (!r->checkpoints || ls_spec_write_json(&r->job->base, 2, &json) != LS_OK)
-    return ls_fail(err, LS_NO_MEMORY, "no memory to start");
-  r->job_json = ls_string_take(&json);
+  r->job_json = job_text(r);
+  if (!r->checkpoints || !r->job_json) return ls_fail(err, LS_NO_MEMORY, "no memory to start");
   LS_TRY(ls_folder_make(r->checkpoints, 0750, err));
   // Better to learn now than after an hour that nothing can be saved here.
   if (access(r->checkpoints, W_OK) != 0)
@@ -383,13 +389,13 @@ static ls_status train_on(struct run *r, struct ls_error *err) {
   }
   if (t->step >= r->next_evaluation || (t->step >= r->total_steps && r->validation_data)) LS_TRY(evaluate(r, err));
   if (t->step >= next_epoch) {
-    double error =
-        r->validation_data && isfinite(r->last_accuracy) ? 1 - r->last_accuracy : r->epoch_loss / r->epoch_images;
+    double error = r->validation_data && isfinite(r->last_accuracy) ? 1 - r->last_accuracy
+                                                                    : r->schedule.epoch_loss / r->schedule.epoch_images;
     if (ls_schedule_epoch(r->job->schedule, &r->schedule, error)) {
       report_note(&r->report, LOCKSTEP__V1__NOTE__LEVEL__INFO,
                   "no improvement: the learning rate is now %g times the first", r->schedule.factor);
     }
-    r->epoch_loss = r->epoch_images = 0;
+    r->schedule.epoch_loss = r->schedule.epoch_images = 0;
   }
   return LS_OK;
 }

@@ -10,7 +10,7 @@ ls_status worker_evaluate(struct worker *w, struct ls_error *err) {
   size_t shard_bytes = ls_plan_input_bytes(w->evaluation_plan);
   for (uint64_t b = 0; b < t->evaluation_batches; b++) {
     const struct ls_batch *batch;
-    LS_TRY(ls_loader_wait(t->loader, b, &batch, err));
+    LS_TRY(trainer_batch(t, b, &batch, err));
     ls_status status = LS_OK;
     for (int i = 0; i < t->shards_each && status == LS_OK; i++) {
       int shard = w->index * t->shards_each + i;
@@ -21,10 +21,31 @@ ls_status worker_evaluate(struct worker *w, struct ls_error *err) {
       double *sums = t->evaluation_parts + (b * (uint64_t)t->shards + (uint64_t)shard) * LS_METRICS;
       for (int m = 0; m < LS_METRICS; m++) sums[m] = w->evaluation_metrics[m];
     }
-    ls_loader_done(t->loader, batch);
+    if (t->loader) ls_loader_done(t->loader, batch);
     if (status != LS_OK) return status;
   }
   return LS_OK;
+}
+
+void trainer_loader_options(const struct trainer *t, const Lockstep__V1__Job *job, const struct ls_dataset_info *info,
+                            struct ls_loader_options *options) {
+  struct ls_shape in = ls_graph_input_shape(t->graph);
+  *options = (struct ls_loader_options){.training = true,
+                                        .batch = t->batch,
+                                        .crop_height = in.dim[1],
+                                        .crop_width = in.dim[2],
+                                        .augment = (const Lockstep__V1__Augmentation *const *)job->augment,
+                                        .augment_count = job->n_augment,
+                                        .seed = job->seed,
+                                        .shuffle = job->data->shuffle,
+                                        .output = LS_F32,
+                                        .readers = job->prefetch->has_readers ? (int)job->prefetch->readers : 0,
+                                        .depth = (int)job->prefetch->depth,
+                                        .direct = job->prefetch->direct,
+                                        .consumers = t->workers};
+  bool known = info && info->has_statistics;
+  options->mean = job->data->n_mean ? job->data->mean : known ? info->mean : NULL;
+  options->deviation = job->data->n_deviation ? job->data->deviation : known ? info->deviation : NULL;
 }
 
 ls_status trainer_evaluate(struct trainer *t, struct ls_dataset *dataset, const struct ls_loader_options *base,

@@ -73,7 +73,7 @@ static ls_status stopped(struct ls_error *err) { return ls_fail(err, LS_CANCELLE
 
 static ls_status wait_for_batch(struct worker *w, const struct ls_batch **batch, struct ls_error *err) {
   int64_t start = ls_clock_ns();
-  ls_status status = ls_loader_wait(w->trainer->loader, w->trainer->step, batch, err);
+  ls_status status = trainer_batch(w->trainer, w->trainer->step, batch, err);
   int64_t end = ls_clock_ns();
   w->wait_ns += end - start;
   profile_add(w->trainer->profile, w->index, "wait for data", "wait", start, end);
@@ -87,7 +87,7 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   const struct ls_sgd rule = t->sgd;
   LS_TRY(wait_for_batch(w, &batch, err));
   ls_status status = compute_gradients(w, batch, err);
-  ls_loader_done(t->loader, batch);
+  if (t->loader) ls_loader_done(t->loader, batch);
   if (status != LS_OK) return status;
 
   int64_t start = ls_clock_ns();

@@ -71,11 +71,12 @@ struct trainer {
   enum worker_command command;
   int working;
 
-  struct ls_loader *loader;   // of the command at hand
-  uint64_t step;              // steps done
-  uint64_t target_step;       // where the command ends at the latest
-  float metrics[LS_METRICS];  // of the last step, all shards
-  bool go_on;                 // decided by worker 0 between the barriers
+  struct ls_loader *loader;          // of the command at hand
+  const struct ls_batch *generated;  // the benchmark's, instead of a loader
+  uint64_t step;                     // steps done
+  uint64_t target_step;              // where the command ends at the latest
+  float metrics[LS_METRICS];         // of the last step, all shards
+  bool go_on;                        // decided by worker 0 between the barriers
   // Called by worker 0 between the barriers of every step, alone: says whether to go on. Must not take long.
   bool (*after_step)(void *user, struct trainer *trainer);
   void *user;
@@ -106,6 +107,14 @@ void trainer_free(struct trainer *trainer);
 // Runs one command on all workers and waits for its end. The first failure of a worker is the result.
 ls_status trainer_run(struct trainer *trainer, enum worker_command command, struct ls_error *err);
 
+// The batch of a step: from the loader, or the benchmark's generated one.
+static inline ls_status trainer_batch(struct trainer *t, uint64_t index, const struct ls_batch **batch,
+                                      struct ls_error *err) {
+  if (t->loader) return ls_loader_wait(t->loader, index, batch, err);
+  *batch = t->generated;
+  return LS_OK;
+}
+
 // The training step and one evaluation pass of one worker: step.c, evaluate.c. False: stop (trainer->go_on or an error).
 ls_status worker_train(struct worker *worker, struct ls_error *err);
 ls_status worker_evaluate(struct worker *worker, struct ls_error *err);
@@ -114,6 +123,11 @@ ls_status worker_evaluate(struct worker *worker, struct ls_error *err);
 ls_status model_initialise(struct trainer *trainer, uint64_t seed, struct ls_error *err);
 ls_status model_load(struct trainer *trainer, const struct ls_snapshot *snapshot, struct ls_error *err);
 ls_status model_save(struct trainer *trainer, struct ls_snapshot *snapshot, struct ls_error *err);
+
+// What a job says about its data, for this trainer's network; `info`: of the training data, whose mean and deviation are
+// used for every set when the job names none; NULL: unknown.
+void trainer_loader_options(const struct trainer *trainer, const Lockstep__V1__Job *job,
+                            const struct ls_dataset_info *info, struct ls_loader_options *options);
 
 // evaluate.c: runs the data set through; fills trainer->evaluation with sums.
 ls_status trainer_evaluate(struct trainer *trainer, struct ls_dataset *dataset, const struct ls_loader_options *base,

@@ -115,6 +115,8 @@ static const struct number_field numbers[] = {
     {"epoch", false, offsetof(struct ls_snapshot, epoch)},
     {"schedule_factor", false, offsetof(struct ls_snapshot, schedule.factor)},
     {"schedule_best", false, offsetof(struct ls_snapshot, schedule.best)},
+    {"schedule_epoch_loss", false, offsetof(struct ls_snapshot, schedule.epoch_loss)},
+    {"schedule_epoch_images", false, offsetof(struct ls_snapshot, schedule.epoch_images)},
     {"last_accuracy", false, offsetof(struct ls_snapshot, last_accuracy)},
 };
 

@@ -27,7 +27,6 @@ struct ls_snapshot {
   uint64_t seed;
   struct ls_schedule_state schedule;
   double last_accuracy;  // of the last evaluation; NaN before the first
-  double best_error;
 };
 
 ls_status ls_snapshot_new(const struct ls_graph *graph, struct ls_snapshot **snapshot, struct ls_error *err);

@@ -3,7 +3,9 @@
 
 #include <math.h>
 
-void ls_schedule_begin(struct ls_schedule_state *state) { *state = (struct ls_schedule_state){1, INFINITY, 0}; }
+void ls_schedule_begin(struct ls_schedule_state *state) {
+  *state = (struct ls_schedule_state){.factor = 1, .best = INFINITY};
+}
 
 static double proper_factor(const Lockstep__V1__Schedule *s, const struct ls_schedule_state *state, double step,
                             double total_steps, double warm_up_steps, double steps_per_epoch) {

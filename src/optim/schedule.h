@@ -7,11 +7,13 @@
 
 #include "lockstep/v1/job.pb-c.h"
 
-// Only the plateau schedule has a past.
+// Only the plateau schedule has a past. It is saved whole, so that a resume in mid-epoch decides alike.
 struct ls_schedule_state {
   double factor;        // of the learning rate; begins at 1
   double best;          // best error so far; infinity at first
   uint32_t bad_epochs;  // since then
+  double epoch_loss;    // sum over the images of the epoch so far, kept by the caller
+  double epoch_images;
 };
 
 void ls_schedule_begin(struct ls_schedule_state *state);

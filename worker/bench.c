@@ -1,0 +1,136 @@
+// Throughput on generated images: bench.h. The workers and their step are those of training; only the batch is one fixed
+// piece of memory instead of the loader's ring.
+#include "worker/bench.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/philox.h"
+#include "worker/trainer.h"
+
+enum { WARM_UP_STEPS = 2 };
+
+struct bench {
+  struct trainer *trainer;
+  struct ls_batch batch;
+  double *step_ms;
+  unsigned steps, done;
+  int64_t begun_ns;
+};
+
+// After every training step, in worker 0 alone.
+static bool after_step(void *user, struct trainer *t) {
+  struct bench *b = user;
+  int64_t now = ls_clock_ns();
+  t->step++;
+  if (t->step == WARM_UP_STEPS) {
+    for (int i = 0; i < t->workers; i++) __atomic_store_n(&t->worker[i].wait_ns, 0, __ATOMIC_RELAXED);
+  }
+  if (t->step > WARM_UP_STEPS) b->step_ms[b->done++] = (double)(now - b->begun_ns) * 1e-6;
+  b->begun_ns = now;
+  return b->done < b->steps;
+}
+
+static ls_status generate(struct bench *b, struct ls_error *err) {
+  struct trainer *t = b->trainer;
+  struct ls_shape in = ls_graph_input_shape(t->graph);
+  int64_t classes = ls_graph_classes(t->graph), values = t->batch * in.dim[0] * in.dim[1] * in.dim[2];
+  float *images = aligned_alloc(64, ((size_t)values * sizeof *images + 63) / 64 * 64);
+  b->batch.images = images;
+  b->batch.labels = malloc((size_t)t->batch * sizeof *b->batch.labels);
+  b->batch.valid = t->batch;
+  if (!images || !b->batch.labels) return ls_fail(err, LS_NO_MEMORY, "no memory for %" PRId64 " images", t->batch);
+  for (int64_t i = 0; i < values; i += 4) {
+    struct ls_philox4 r = ls_random(1, LS_RANDOM_SYNTHETIC, 0, (uint64_t)i, 0);
+    // Uniform in [-sqrt 3, sqrt 3): mean 0 and variance 1, as normalised images have.
+    for (int64_t k = 0; k < 4 && i + k < values; k++) images[i + k] = (ls_random_unit(r.v[k]) - 0.5F) * 2 * sqrtf(3);
+  }
+  for (int64_t i = 0; i < t->batch; i++) {
+    struct ls_philox4 r = ls_random(1, LS_RANDOM_SYNTHETIC, 1, (uint64_t)i, 0);
+    b->batch.labels[i] = (int32_t)ls_random_below(r.v[0], (uint32_t)classes);
+  }
+  t->generated = &b->batch;
+  return LS_OK;
+}
+
+static ls_status measure_training(struct bench *b, struct ls_error *err) {
+  struct trainer *t = b->trainer;
+  t->after_step = after_step;
+  t->user = b;
+  t->sgd = (struct ls_sgd){.learning_rate = 1e-3F, .momentum = 0.9F, .weight_decay = 1e-4F};
+  b->begun_ns = ls_clock_ns();
+  return trainer_run(t, COMMAND_TRAIN, err);
+}
+
+static ls_status measure_inference(struct bench *b, struct ls_error *err) {
+  struct trainer *t = b->trainer;
+  t->evaluation_batches = 1;
+  t->evaluation_parts = calloc((size_t)t->shards * LS_METRICS, sizeof *t->evaluation_parts);
+  if (!t->evaluation_parts) return ls_fail(err, LS_NO_MEMORY, "no memory for the results");
+  for (unsigned i = 0; i < WARM_UP_STEPS + b->steps; i++) {
+    int64_t start = ls_clock_ns();
+    LS_TRY(trainer_run(t, COMMAND_EVALUATE, err));
+    if (i >= WARM_UP_STEPS) b->step_ms[b->done++] = (double)(ls_clock_ns() - start) * 1e-6;
+  }
+  return LS_OK;
+}
+
+static int compare(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static void summarise(const struct bench *b, struct ls_bench_result *result) {
+  const struct trainer *t = b->trainer;
+  double total_ms = 0;
+  int64_t wait_ns = 0;
+  for (unsigned i = 0; i < b->done; i++) total_ms += b->step_ms[i];
+  for (int i = 0; i < t->workers; i++) wait_ns += t->worker[i].wait_ns;
+  qsort(b->step_ms, b->done, sizeof *b->step_ms, compare);
+  result->step_ms = b->step_ms[b->done / 2];
+  result->step_ms_low = b->step_ms[b->done / 10];
+  result->step_ms_high = b->step_ms[b->done - 1 - b->done / 10];
+  result->images_per_s = (double)t->batch / result->step_ms * 1000;
+  result->input_wait = (double)wait_ns * 1e-6 / (total_ms * t->workers);
+  result->peak_rss_bytes = peak_rss_bytes();
+  result->workers = (unsigned)t->workers;
+  result->shards = (unsigned)t->shards;
+}
+
+// Devices and shards that divide the batch: powers of two, shards a multiple of the workers.
+static ls_status divide(const struct ls_bench_options *o, int *workers, int *shards, struct ls_error *err) {
+  int most = 1;
+  while (most < LS_MAX_WORKERS && o->batch % ((unsigned)most * 2) == 0) most *= 2;
+  if (o->shards && (o->shards & (o->shards - 1) || o->batch % o->shards)) {
+    return ls_fail(err, LS_INVALID, "%u shards: must be a power of two that divides the batch of %u", o->shards,
+                   o->batch);
+  }
+  LS_TRY(trainer_worker_count(o->devices, true, o->shards ? (int)o->shards : most, workers, err));
+  *shards = o->shards ? (int)o->shards : *workers;
+  return LS_OK;
+}
+
+ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *result, struct ls_error *err) {
+  memset(result, 0, sizeof *result);
+  struct bench b = {.steps = o->steps ? o->steps : 20};
+  struct trainer_options options = {
+      .network = o->network, .batch = o->batch, .training = !o->inference, .evaluation = o->inference};
+  LS_TRY(divide(o, &options.workers, &options.shards, err));
+  b.step_ms = calloc(b.steps, sizeof *b.step_ms);
+  ls_status status = b.step_ms ? trainer_new(&options, NULL, &b.trainer, err)
+                               : ls_fail(err, LS_NO_MEMORY, "no memory for %u steps", b.steps);
+  if (status == LS_OK && ls_graph_classes(b.trainer->graph) <= 0)
+    status = ls_fail(err, LS_INVALID, "network '%s' ends in no loss, so it cannot be measured", o->network->name);
+  if (status == LS_OK) status = model_initialise(b.trainer, 1, err);
+  if (status == LS_OK) status = generate(&b, err);
+  if (status == LS_OK) status = o->inference ? measure_inference(&b, err) : measure_training(&b, err);
+  if (status == LS_OK) summarise(&b, result);
+  trainer_free(b.trainer);
+  free(b.batch.images);
+  free(b.batch.labels);
+  free(b.step_ms);
+  return status;
+}

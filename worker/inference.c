@@ -1,0 +1,211 @@
+// A trained model at work: inference.h. The network is that of the job in the checkpoint; evaluation runs by the same
+// workers as during training, prediction through worker 0's plan while the workers sleep.
+#include "worker/inference.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "spec/spec.h"
+#include "worker/trainer.h"
+
+struct model {
+  Lockstep__V1__Job *job;
+  struct trainer *trainer;
+  struct ls_snapshot *snapshot;
+};
+
+static void close_model(struct model *m) {
+  ls_snapshot_free(m->snapshot);
+  trainer_free(m->trainer);
+  if (m->job) lockstep__v1__job__free_unpacked(m->job, NULL);
+}
+
+// Job, then a trainer for `batch` images (0: as in the job) in as many shards as in the job, then the parameters.
+static ls_status open_model(const char *path, int64_t batch, unsigned devices, struct model *m, struct ls_error *err) {
+  LS_TRY(ls_checkpoint_read_job(path, &m->job, err));
+  LS_TRY(ls_spec_complete_job(m->job, err));
+  int shards = (int)m->job->shards, workers;
+  if (batch == 0) batch = m->job->batch_size;
+  while (batch % shards) shards /= 2;
+  LS_TRY(trainer_worker_count(devices, true, shards, &workers, err));
+  struct trainer_options options = {
+      .network = m->job->network, .batch = batch, .shards = shards, .workers = workers, .evaluation = true};
+  LS_TRY(trainer_new(&options, m->job, &m->trainer, err));
+  LS_TRY(ls_snapshot_new(m->trainer->graph, &m->snapshot, err));
+  LS_TRY(ls_checkpoint_read(path, m->snapshot, err));
+  return model_load(m->trainer, m->snapshot, err);
+}
+
+static ls_status evaluate(struct model *m, const struct ls_evaluate_options *o, struct ls_evaluate_result *result,
+                          struct ls_error *err) {
+  LS_TRY(open_model(o->model, o->batch, o->devices, m, err));
+  const Lockstep__V1__Data *d = m->job->data;
+  const char *location = o->data ? o->data : d->validation;
+  if (!location || !*location)
+    return ls_fail(err, LS_INVALID, "model '%s' was trained without validation data; name a data set", o->model);
+  struct ls_dataset *dataset;
+  LS_TRY(ls_dataset_open(location, d->images, d->labels, &dataset, err));
+  struct ls_shape in = ls_graph_input_shape(m->trainer->graph);
+  ls_status status =
+      ls_dataset_check_fits(dataset, in.dim[0], in.dim[1], in.dim[2], ls_graph_classes(m->trainer->graph), err);
+  struct ls_loader_options loader;
+  trainer_loader_options(m->trainer, m->job, NULL, &loader);
+  int64_t start = ls_clock_ns();
+  if (status == LS_OK) status = trainer_evaluate(m->trainer, dataset, &loader, err);
+  ls_dataset_close(dataset);
+  if (status != LS_OK) return status;
+  const double *sums = m->trainer->evaluation;
+  double images = sums[LS_METRIC_IMAGES];
+  result->images = (uint64_t)images;
+  result->loss = sums[LS_METRIC_LOSS] / images;
+  result->accuracy = sums[LS_METRIC_TOP1] / images;
+  result->top5 = sums[LS_METRIC_TOP5] / images;
+  result->images_per_s = images / ((double)(ls_clock_ns() - start) * 1e-9);
+  result->step = m->snapshot->step;
+  return LS_OK;
+}
+
+ls_status ls_evaluate(const struct ls_evaluate_options *options, struct ls_evaluate_result *result,
+                      struct ls_error *err) {
+  struct model m = {0};
+  memset(result, 0, sizeof *result);
+  ls_status status = evaluate(&m, options, result, err);
+  close_model(&m);
+  return status;
+}
+
+// --- prediction ---------------------------------------------------------------------------------------------------------
+
+// Weights of a triangle filter that widens when it shrinks the image, so that no source pixel is left out.
+struct taps {
+  int64_t first, count;
+  float weight[];
+};
+
+static struct taps *taps_at(int64_t to, double scale, double offset, int64_t size) {
+  double support = fmax(1, scale), centre = offset + ((double)to + 0.5) * scale;
+  int64_t first = (int64_t)floor(centre - support), last = (int64_t)ceil(centre + support);
+  if (first < 0) first = 0;
+  if (last > size) last = size;
+  struct taps *t = calloc(1, sizeof *t + (size_t)(last - first) * sizeof t->weight[0]);
+  if (!t) return NULL;
+  t->first = first;
+  t->count = last - first;
+  double sum = 0;
+  for (int64_t i = first; i < last; i++) sum += fmax(0, 1 - fabs((double)i + 0.5 - centre) / support);
+  for (int64_t i = first; i < last; i++)
+    t->weight[i - first] = (float)(fmax(0, 1 - fabs((double)i + 0.5 - centre) / support) / sum);
+  return t;
+}
+
+static float pixel(const struct ls_predict_image *image, int64_t y, int64_t x, int64_t channel, int64_t channels) {
+  const uint8_t *p = image->pixels + (y * image->width + x) * image->channels;
+  if (image->channels == channels) return p[channel];
+  if (image->channels == 1) return p[0];
+  return 0.299F * p[0] + 0.587F * p[1] + 0.114F * p[2];  // ITU-R BT.601 luma
+}
+
+struct target {
+  int64_t channels, height, width;
+  const float *mean, *deviation;  // per channel
+};
+
+// One value of the output: the image through both filters.
+static float sample(const struct ls_predict_image *image, const struct taps *rows, const struct taps *columns,
+                    int64_t channel, int64_t channels) {
+  float sum = 0;
+  for (int64_t i = 0; i < rows->count; i++) {
+    float row = 0;
+    for (int64_t j = 0; j < columns->count; j++)
+      row += columns->weight[j] * pixel(image, rows->first + i, columns->first + j, channel, channels);
+    sum += rows->weight[i] * row;
+  }
+  return sum;
+}
+
+static void fill(const struct ls_predict_image *image, const struct target *t, struct taps *const *rows,
+                 struct taps *const *columns, float *out) {
+  for (int64_t c = 0; c < t->channels; c++) {
+    float mean = t->mean ? t->mean[c] : 0, scale = t->deviation ? 1 / t->deviation[c] : 1;
+    for (int64_t y = 0; y < t->height; y++) {
+      for (int64_t x = 0; x < t->width; x++)
+        *out++ = (sample(image, rows[y], columns[x], c, t->channels) - mean) * scale;
+    }
+  }
+}
+
+// The image as the network takes it: [channels, height, width], normalised.
+static ls_status prepare_image(const struct ls_predict_image *image, const struct target *t, float *out,
+                               struct ls_error *err) {
+  double scale = fmin((double)image->height / (double)t->height, (double)image->width / (double)t->width);
+  double top = ((double)image->height - scale * (double)t->height) / 2;
+  double left = ((double)image->width - scale * (double)t->width) / 2;
+  struct taps **rows = calloc((size_t)t->height, sizeof *rows), **columns = calloc((size_t)t->width, sizeof *columns);
+  bool good = rows && columns;
+  for (int64_t i = 0; good && i < t->height; i++) good = (rows[i] = taps_at(i, scale, top, image->height)) != NULL;
+  for (int64_t i = 0; good && i < t->width; i++) good = (columns[i] = taps_at(i, scale, left, image->width)) != NULL;
+  if (good) fill(image, t, rows, columns, out);
+  for (int64_t i = 0; rows && i < t->height; i++) free(rows[i]);
+  for (int64_t i = 0; columns && i < t->width; i++) free(columns[i]);
+  free(rows);
+  free(columns);
+  return good ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory to resize an image");
+}
+
+static void rank(const float *probabilities, int64_t classes, const struct ls_dataset *names,
+                 struct ls_prediction *prediction) {
+  prediction->count = classes < LS_PREDICT_TOP ? (int)classes : LS_PREDICT_TOP;
+  for (int place = 0; place < prediction->count; place++) {
+    int64_t best = -1;
+    for (int64_t c = 0; c < classes; c++) {
+      bool taken = false;
+      for (int i = 0; i < place; i++) taken |= prediction->top[i].class == c;
+      if (!taken && (best < 0 || probabilities[c] > probabilities[best])) best = c;
+    }
+    prediction->top[place].class = best;
+    prediction->top[place].probability = probabilities[best];
+    if (names)
+      snprintf(prediction->top[place].name, sizeof prediction->top[place].name, "%s",
+               ls_dataset_class_name(names, best));
+    else
+      snprintf(prediction->top[place].name, sizeof prediction->top[place].name, "%" PRId64, best);
+  }
+}
+
+static ls_status predict(struct model *m, const char *path, const struct ls_predict_image *images, size_t count,
+                         struct ls_prediction *predictions, struct ls_error *err) {
+  LS_TRY(open_model(path, 1, 1, m, err));
+  const Lockstep__V1__Data *d = m->job->data;
+  struct worker *w = &m->trainer->worker[0];
+  struct ls_shape in = ls_graph_input_shape(m->trainer->graph);
+  struct target target = {in.dim[0], in.dim[1], in.dim[2], d->n_mean ? d->mean : NULL,
+                          d->n_deviation ? d->deviation : NULL};
+  int64_t classes = ls_graph_classes(m->trainer->graph);
+  int32_t label = -1;
+  struct ls_dataset *names = NULL;
+  if (d->train && ls_dataset_open(d->train, d->images, d->labels, &names, NULL) != LS_OK) names = NULL;
+  float *input = aligned_alloc(64, (ls_plan_input_bytes(w->evaluation_plan) + 63) / 64 * 64);
+  ls_status status = input ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory for an image");
+  for (size_t i = 0; i < count && status == LS_OK; i++) {
+    status = prepare_image(&images[i], &target, input, err);
+    if (status != LS_OK) break;
+    ls_binding_set_input(w->evaluation_binding, input, &label);
+    status = ls_binding_forward(w->evaluation_binding, NULL, err);
+    if (status == LS_OK) rank(ls_binding_probabilities(w->evaluation_binding), classes, names, &predictions[i]);
+  }
+  free(input);
+  if (names) ls_dataset_close(names);
+  return status;
+}
+
+ls_status ls_predict(const char *model, const struct ls_predict_image *images, size_t count,
+                     struct ls_prediction *predictions, struct ls_error *err) {
+  struct model m = {0};
+  ls_status status = predict(&m, model, images, count, predictions, err);
+  close_model(&m);
+  return status;
+}
