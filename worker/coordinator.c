@@ -415,7 +415,7 @@ static ls_status train_all(struct run *r, bool *was_stopped, struct ls_error *er
   }
   *was_stopped = t->step < r->total_steps;
   // The last state is always saved: to go on from, or as the result.
-  LS_TRY(start_checkpoint(r, err));
+  if (!r->writing || r->snapshot->step != t->step) LS_TRY(start_checkpoint(r, err));
   return finish_writing(r, err);
 }
 
