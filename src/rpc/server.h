@@ -1,7 +1,7 @@
 // gRPC server: HTTP/2 by nghttp2, messages by protobuf-c, on the caller's libuv loop.
 //
 // All functions belong to the loop's thread. The server owns connections and calls; a method handler gets a call and
-// answers now or later. Standard health and reflection services are built in (health.h, reflection.h are internal).
+// answers now or later. The standard health and reflection services are built in.
 #ifndef LS_RPC_SERVER_H
 #define LS_RPC_SERVER_H
 
@@ -72,7 +72,7 @@ void ls_rpc_server_shutdown(struct ls_rpc_server *server, unsigned drain_ms, voi
 void ls_rpc_server_free(struct ls_rpc_server *server);  // after shutdown's `done`, or when never listened
 
 // Sends one message (copied). On a unary call exactly one, before finish.
-// LS_UNAVAILABLE when more than 4 MiB wait for a slow reader: stop sending until `writable`.
+// LS_UNAVAILABLE when more than 4 MiB wait for a slow reader: this message was not taken, send it again at `writable`.
 ls_status ls_rpc_call_send(struct ls_rpc_call *call, const ProtobufCMessage *message);
 // Ends the call; `message` may be NULL. The call is invalid afterwards.
 void ls_rpc_call_finish(struct ls_rpc_call *call, enum ls_rpc_code code, const char *message);
