@@ -6,8 +6,13 @@
 
 #include "data/dataset.h"
 #include "data/loader.h"
+#include "data/locate.h"
 
-enum { LS_MAX_CHANNELS = 4, LS_LABELS_IN_MEMORY = 4 << 20 };
+enum { LS_MAX_CHANNELS = 4, LS_MAX_SIDE = 65536, LS_MAX_PIXELS = 1 << 28, LS_LABELS_IN_MEMORY = 4 << 20 };
+
+// Whether an image of this size can be one: 1 to LS_MAX_SIDE a side, at most LS_MAX_PIXELS, 1 to LS_MAX_CHANNELS.
+bool ls_image_size_good(int64_t height, int64_t width, int64_t channels);
+#define LS_IMAGE_SIZES "1 to 65536 pixels a side, 268435456 in all, and 1 to 4 channels"
 
 struct ls_dataset {
   struct ls_dataset_info info;
@@ -47,8 +52,5 @@ ls_status ls_augmenter_init(struct ls_augmenter *augmenter, const struct ls_load
 // pixels [H,W,C] -> out [C,h,w] or [h,w,C] for sample `index` in `epoch`. Any thread.
 void ls_augmenter_run(const struct ls_augmenter *augmenter, const uint8_t *pixels, uint64_t epoch, int64_t index,
                       void *out);
-
-// Quiet HDF5 errors: they are reported by our own sentences. Call before the first HDF5 call of a thread.
-void ls_hdf5_quiet(void);
 
 #endif

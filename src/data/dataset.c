@@ -1,7 +1,7 @@
 // Data sets in HDF5 files: see dataset.h.
 //
-// The HDF5 library finds out where the bytes are and is then left alone: it holds one lock for all threads, and reading
-// through it gets slower with a second thread. A file may name other files as its storage; such files are refused.
+// The HDF5 library finds out where the bytes are (locate.c) and is then left alone: it holds one lock for all threads,
+// and reading through it gets slower with a second thread.
 #include "data/dataset.h"
 
 #include <errno.h>
@@ -15,12 +15,6 @@
 
 #include "data/data_internal.h"
 
-void ls_hdf5_quiet(void) {
-  H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-  H5PLset_loading_state(0);          // a file must not make us load a plug-in
-  H5Lunregister(H5L_TYPE_EXTERNAL);  // nor open another file
-}
-
 static ls_status split_location(struct ls_dataset *d, const char *location, struct ls_error *err) {
   const char *colon = strrchr(location, ':');
   d->path = colon ? strndup(location, (size_t)(colon - location)) : strdup(location);
@@ -29,88 +23,14 @@ static ls_status split_location(struct ls_dataset *d, const char *location, stru
   return LS_OK;
 }
 
-// One dataset, checked: no other files, contiguous, all of it inside this file.
-struct found {
-  hid_t id;
-  int rank;
-  hsize_t dim[5];
-  uint64_t offset;
-  size_t element_bytes;
-  H5T_class_t type_class;
-  H5T_sign_t sign;
-};
-
-static ls_status check_storage(struct ls_dataset *d, const char *name, struct found *f, uint64_t file_bytes,
-                               struct ls_error *err) {
-  hid_t plist = H5Dget_create_plist(f->id);
-  H5D_layout_t layout = H5Pget_layout(plist);
-  int external = H5Pget_external_count(plist);
-  H5Pclose(plist);
-  if (external > 0) {
-    return ls_fail(err, LS_INVALID,
-                   "'%s': dataset '%s' keeps its values in other files (external storage), which is not allowed",
-                   d->path, name);
-  }
-  if (layout == H5D_VIRTUAL) {
-    return ls_fail(err, LS_INVALID, "'%s': dataset '%s' is virtual, made of other datasets, which is not allowed",
-                   d->path, name);
-  }
-  if (layout != H5D_CONTIGUOUS) {
-    return ls_fail(err, LS_UNSUPPORTED,
-                   "'%s': dataset '%s' is not contiguous; repack it: lockstep data import '%s' NEW.h5", d->path, name,
-                   d->path);
-  }
-  haddr_t offset = H5Dget_offset(f->id);
-  uint64_t bytes = f->element_bytes;
-  for (int i = 0; i < f->rank; i++) {
-    if (__builtin_mul_overflow(bytes, (uint64_t)f->dim[i], &bytes)) bytes = UINT64_MAX;
-  }
-  // Without space allocated the offset is undefined, or that of a user block minus one.
-  if (bytes && (offset == HADDR_UNDEF || H5Dget_storage_size(f->id) < bytes)) {
-    return ls_fail(err, LS_CORRUPT, "'%s': dataset '%s' was declared but never written", d->path, name);
-  }
-  f->offset = offset;
-  if (f->offset > file_bytes || bytes > file_bytes - f->offset) {
-    return ls_fail(err, LS_CORRUPT,
-                   "'%s' is cut short: dataset '%s' needs %" PRIu64 " bytes from byte %" PRIu64
-                   " on, but the file ends at %" PRIu64,
-                   d->path, name, bytes, f->offset, file_bytes);
-  }
-  return LS_OK;
+bool ls_image_size_good(int64_t height, int64_t width, int64_t channels) {
+  return height >= 1 && width >= 1 && height <= LS_MAX_SIDE && width <= LS_MAX_SIDE &&
+         height * width <= LS_MAX_PIXELS && channels >= 1 && channels <= LS_MAX_CHANNELS;
 }
 
-static ls_status find_dataset(struct ls_dataset *d, hid_t group, const char *name, uint64_t file_bytes, struct found *f,
-                              struct ls_error *err) {
-  H5L_info_t link;
-  if (H5Lget_info(group, name, &link, H5P_DEFAULT) < 0) {
-    return ls_fail(err, LS_NOT_FOUND, "'%s': group '%s' has no dataset '%s'; see: lockstep data inspect '%s'", d->path,
-                   d->group, name, d->path);
-  }
-  if (link.type == H5L_TYPE_EXTERNAL) {
-    return ls_fail(err, LS_INVALID, "'%s': '%s' is a link into another file, which is not allowed", d->path, name);
-  }
-  f->id = H5Dopen2(group, name, H5P_DEFAULT);
-  if (f->id < 0) return ls_fail(err, LS_CORRUPT, "'%s': dataset '%s' cannot be opened", d->path, name);
-  hid_t space = H5Dget_space(f->id), type = H5Dget_type(f->id);
-  f->rank = H5Sget_simple_extent_ndims(space);
-  if (f->rank >= 0 && f->rank <= 5) H5Sget_simple_extent_dims(space, f->dim, NULL);
-  f->element_bytes = H5Tget_size(type);
-  f->type_class = H5Tget_class(type);
-  f->sign = f->type_class == H5T_INTEGER ? H5Tget_sign(type) : H5T_SGN_ERROR;
-  bool swapped = f->type_class == H5T_INTEGER && f->element_bytes > 1 && H5Tget_order(type) != H5T_ORDER_LE;
-  H5Sclose(space);
-  H5Tclose(type);
-  if (swapped)
-    return ls_fail(err, LS_UNSUPPORTED, "'%s': dataset '%s' is big-endian; repack it: lockstep data import", d->path,
-                   name);
-  if (f->rank < 1 || f->rank > 5)
-    return ls_fail(err, LS_INVALID, "'%s': dataset '%s' has %d axes", d->path, name, f->rank);
-  return check_storage(d, name, f, file_bytes, err);
-}
-
-static ls_status take_images(struct ls_dataset *d, const char *name, const struct found *f, struct ls_error *err) {
-  if (f->type_class != H5T_INTEGER || f->element_bytes != 1 || f->sign != H5T_SGN_NONE) {
-    return ls_fail(err, LS_INVALID, "'%s': dataset '%s' must hold uint8 values", d->path, name);
+static ls_status take_images(struct ls_dataset *d, const char *name, const struct ls_located *f, struct ls_error *err) {
+  if (strcmp(f->type_name, "uint8") != 0) {
+    return ls_fail(err, LS_INVALID, "'%s': dataset '%s' must hold uint8 values, not %s", d->path, name, f->type_name);
   }
   if (f->rank != 3 && f->rank != 4) {
     return ls_fail(err, LS_INVALID,
@@ -122,13 +42,12 @@ static ls_status take_images(struct ls_dataset *d, const char *name, const struc
   d->info.width = (int64_t)f->dim[2];
   d->info.channels = f->rank == 4 ? (int64_t)f->dim[3] : 1;
   if (d->info.count < 1) return ls_fail(err, LS_INVALID, "'%s': dataset '%s' is empty", d->path, name);
-  if (d->info.height < 1 || d->info.width < 1 || d->info.height > 65536 || d->info.width > 65536 ||
-      d->info.channels < 1 || d->info.channels > LS_MAX_CHANNELS) {
+  if (!ls_image_size_good(d->info.height, d->info.width, d->info.channels)) {
     return ls_fail(err, LS_INVALID,
-                   "'%s': dataset '%s' has images of %" PRId64 "x%" PRId64 "x%" PRId64
-                   "; allowed are 1 to 65536 pixels a side and 1 to %d channels",
-                   d->path, name, d->info.height, d->info.width, d->info.channels, LS_MAX_CHANNELS);
+                   "'%s': dataset '%s' has images of %" PRId64 "x%" PRId64 "x%" PRId64 "; allowed are " LS_IMAGE_SIZES,
+                   d->path, name, d->info.height, d->info.width, d->info.channels);
   }
+  LS_TRY(ls_located_storage(f, err));
   d->images_offset = f->offset;
   d->image_bytes = (uint64_t)(d->info.height * d->info.width * d->info.channels);
   return LS_OK;
@@ -156,17 +75,20 @@ ls_status ls_dataset_read_label(const struct ls_dataset *d, int64_t index, int32
   return LS_OK;
 }
 
-static ls_status take_labels(struct ls_dataset *d, const char *name, const struct found *f, struct ls_error *err) {
-  if (f->type_class != H5T_INTEGER || f->rank != 1 || f->element_bytes > 8) {
+static ls_status take_labels(struct ls_dataset *d, const char *name, const struct ls_located *f, struct ls_error *err) {
+  uint64_t a_sample = 1;
+  for (int i = 1; i < f->rank; i++) a_sample *= f->dim[i];
+  if (f->type_class != H5T_INTEGER || a_sample != 1 || f->element_bytes > 8) {
     return ls_fail(err, LS_INVALID, "'%s': dataset '%s' must hold one whole number a sample", d->path, name);
   }
   if ((int64_t)f->dim[0] != d->info.count) {
     return ls_fail(err, LS_INVALID, "'%s': %" PRId64 " images, but %" PRIu64 " labels in '%s'", d->path, d->info.count,
                    (uint64_t)f->dim[0], name);
   }
+  LS_TRY(ls_located_storage(f, err));
   d->labels_offset = f->offset;
   d->label_bytes = f->element_bytes;
-  d->label_signed = f->sign == H5T_SGN_2;
+  d->label_signed = f->is_signed;
   if (d->info.count > LS_LABELS_IN_MEMORY) return LS_OK;  // checked when they are read
   int32_t *labels = malloc((size_t)d->info.count * sizeof *labels);
   if (!labels) return ls_fail(err, LS_NO_MEMORY, "no memory for the labels of '%s'", d->path);
@@ -232,31 +154,25 @@ static void read_class_names(struct ls_dataset *d, hid_t file, hid_t group) {
   H5Aclose(attribute);
 }
 
+static ls_status read_group(struct ls_dataset *d, hid_t file, hid_t group, uint64_t file_bytes, const char *images,
+                            const char *labels, struct ls_error *err) {
+  struct ls_located l;
+  LS_TRY(ls_locate(group, d->path, d->group, images, file_bytes, &l, err));
+  LS_TRY(take_images(d, images, &l, err));
+  LS_TRY(ls_locate(group, d->path, d->group, labels, file_bytes, &l, err));
+  LS_TRY(take_labels(d, labels, &l, err));
+  d->info.has_statistics = read_floats(file, group, "mean", d->info.channels, d->info.mean) &&
+                           read_floats(file, group, "deviation", d->info.channels, d->info.deviation);
+  read_class_names(d, file, group);
+  return LS_OK;
+}
+
 static ls_status read_file(struct ls_dataset *d, const char *images, const char *labels, struct ls_error *err) {
-  struct stat info;
-  d->fd = open(d->path, O_RDONLY | O_CLOEXEC);
-  if (d->fd < 0) return ls_fail_errno(err, errno, "cannot open data set '%s'", d->path);
-  if (fstat(d->fd, &info) != 0 || !S_ISREG(info.st_mode))
-    return ls_fail(err, LS_INVALID, "data set '%s' is no ordinary file", d->path);
-  hid_t file = H5Fopen(d->path, H5F_ACC_RDONLY, H5P_DEFAULT);
-  if (file < 0) return ls_fail(err, LS_CORRUPT, "'%s' is no HDF5 file, or a damaged or unfinished one", d->path);
-  ls_status status = LS_OK;
-  hid_t group = H5Gopen2(file, d->group, H5P_DEFAULT);
-  if (group < 0)
-    status = ls_fail(err, LS_NOT_FOUND, "'%s' has no group '%s'; see: lockstep data inspect '%s'", d->path, d->group,
-                     d->path);
-  struct found i = {.id = -1}, l = {.id = -1};
-  if (status == LS_OK) status = find_dataset(d, group, images, (uint64_t)info.st_size, &i, err);
-  if (status == LS_OK) status = take_images(d, images, &i, err);
-  if (status == LS_OK) status = find_dataset(d, group, labels, (uint64_t)info.st_size, &l, err);
-  if (status == LS_OK) status = take_labels(d, labels, &l, err);
-  if (status == LS_OK) {
-    d->info.has_statistics = read_floats(file, group, "mean", d->info.channels, d->info.mean) &&
-                             read_floats(file, group, "deviation", d->info.channels, d->info.deviation);
-    read_class_names(d, file, group);
-  }
-  if (i.id >= 0) H5Dclose(i.id);
-  if (l.id >= 0) H5Dclose(l.id);
+  uint64_t file_bytes;
+  hid_t file, group = -1;
+  LS_TRY(ls_hdf5_open(d->path, &file, &d->fd, &file_bytes, err));
+  ls_status status = ls_hdf5_open_group(file, d->path, d->group, &group, err);
+  if (status == LS_OK) status = read_group(d, file, group, file_bytes, images, labels, err);
   if (group >= 0) H5Gclose(group);
   H5Fclose(file);
   return status;
@@ -270,7 +186,6 @@ ls_status ls_dataset_open(const char *location, const char *images, const char *
   struct ls_dataset *d = calloc(1, sizeof *d);
   if (!d) return ls_fail(err, LS_NO_MEMORY, "no memory for a data set");
   d->fd = -1;
-  ls_hdf5_quiet();
   ls_status status = split_location(d, location, err);
   if (status == LS_OK) status = read_file(d, images ? images : "images", labels ? labels : "labels", err);
   if (status != LS_OK) {

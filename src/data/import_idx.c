@@ -73,6 +73,15 @@ static ls_status idx_read(struct idx *idx, uint8_t *to, size_t size, struct ls_e
   return LS_OK;
 }
 
+// After the last value: the gzip checksum is seen here, and what the header did not announce.
+static ls_status idx_end(struct idx *idx, struct ls_error *err) {
+  uint8_t more;
+  int got = gzread(idx->file, &more, 1);
+  if (got < 0) return ls_fail(err, LS_CORRUPT, "'%s' is damaged: its checksum is wrong", idx->path);
+  if (got > 0) return ls_fail(err, LS_CORRUPT, "'%s' has more bytes than its header says", idx->path);
+  return LS_OK;
+}
+
 static ls_status check_pair(const struct idx *images, const struct idx *labels, struct ls_error *err) {
   if (images->axes != 3 && images->axes != 4)
     return ls_fail(err, LS_INVALID, "'%s' has %d axes; images have 3 or 4", images->path, images->axes);
@@ -81,12 +90,11 @@ static ls_status check_pair(const struct idx *images, const struct idx *labels, 
     return ls_fail(err, LS_INVALID, "'%s' has %u images, but '%s' has %u labels", images->path, images->dim[0],
                    labels->path, labels->dim[0]);
   }
-  bool empty =
-      !images->dim[0] || !images->dim[1] || !images->dim[2] || images->dim[1] > 65536 || images->dim[2] > 65536;
-  if (empty || (images->axes == 4 && (images->dim[3] < 1 || images->dim[3] > LS_MAX_CHANNELS))) {
+  int64_t channels = images->axes == 4 ? images->dim[3] : 1;
+  if (!images->dim[0] || !ls_image_size_good(images->dim[1], images->dim[2], channels)) {
     return ls_fail(err, LS_INVALID,
-                   "'%s' has %u images of %ux%u pixels; at least one, and 1 to 65536 a side are needed", images->path,
-                   images->dim[0], images->dim[1], images->dim[2]);
+                   "'%s' has %u images of %ux%ux%" PRId64 "; allowed are at least one image of " LS_IMAGE_SIZES,
+                   images->path, images->dim[0], images->dim[1], images->dim[2], channels);
   }
   return LS_OK;
 }
@@ -118,6 +126,8 @@ static ls_status import_part(const struct ls_import_options *options, struct ls_
       if (options->progress && (i % 1024 == 0 || i + 1 == images.dim[0]))
         options->progress(options->user, group, i + 1, images.dim[0]);
     }
+    if (status == LS_OK) status = idx_end(&images, err);
+    if (status == LS_OK) status = idx_end(&labels, err);
     *count = images.dim[0];
   }
   if (out) {

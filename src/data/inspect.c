@@ -1,12 +1,10 @@
 // Walks over the groups of a file, never into another one. See inspect.h.
 #include "data/inspect.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "data/data_internal.h"
 
@@ -19,20 +17,6 @@ struct walk {
   ls_status status;
   struct ls_error *err;
 };
-
-static void name_type(hid_t id, char *text, size_t size) {
-  hid_t type = H5Dget_type(id);
-  size_t bits = 8 * H5Tget_size(type);
-  switch (H5Tget_class(type)) {
-    case H5T_INTEGER: snprintf(text, size, "%sint%zu", H5Tget_sign(type) == H5T_SGN_NONE ? "u" : "", bits); break;
-    case H5T_FLOAT: snprintf(text, size, "float%zu", bits); break;
-    case H5T_STRING: snprintf(text, size, "string"); break;
-    case H5T_COMPOUND: snprintf(text, size, "compound of %zu bytes", bits / 8); break;
-    case H5T_VLEN: snprintf(text, size, "variable length"); break;
-    default: snprintf(text, size, "other, %zu bytes", bits / 8); break;
-  }
-  H5Tclose(type);
-}
 
 static void name_shape(const hsize_t *dim, int rank, char *text, size_t size) {
   size_t at = 0;
@@ -91,7 +75,9 @@ static void add_dataset(struct walk *walk, struct ls_inspected_group *group, con
   hid_t space = H5Dget_space(id);
   int rank = H5Sget_simple_extent_dims(space, dim, NULL);
   H5Sclose(space);
-  name_type(id, d->type, sizeof d->type);
+  hid_t type = H5Dget_type(id);
+  ls_hdf5_type_name(type, d->type, sizeof d->type);
+  H5Tclose(type);
   name_shape(dim, rank, d->shape, sizeof d->shape);
   name_storage(id, rank, d->storage, sizeof d->storage);
   d->bytes = H5Dget_storage_size(id);
@@ -202,14 +188,9 @@ static void walk_group(struct walk *walk, hid_t file, const char *name, char ***
 
 ls_status ls_inspect(const char *path, const char *group, struct ls_inspection **inspection, struct ls_error *err) {
   *inspection = NULL;
-  struct stat info;
-  if (stat(path, &info) != 0)
-    return errno == ENOENT ? ls_fail(err, LS_NOT_FOUND, "there is no file '%s'", path)
-                           : ls_fail_errno(err, errno, "cannot open '%s'", path);
-  if (!S_ISREG(info.st_mode)) return ls_fail(err, LS_INVALID, "'%s' is no ordinary file", path);
-  ls_hdf5_quiet();
-  hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-  if (file < 0) return ls_fail(err, LS_CORRUPT, "'%s' is no HDF5 file, or a damaged or unfinished one", path);
+  hid_t file;
+  uint64_t file_bytes;
+  LS_TRY(ls_hdf5_open(path, &file, NULL, &file_bytes, err));
   struct ls_inspection *result = calloc(1, sizeof *result);
   char **waiting = calloc(1, sizeof *waiting);
   size_t count = 0;
@@ -218,7 +199,7 @@ ls_status ls_inspect(const char *path, const char *group, struct ls_inspection *
     walk.status = ls_fail(err, LS_NO_MEMORY, "no memory to inspect '%s'", path);
   if (group && walk.status == LS_OK && H5Oexists_by_name(file, group, H5P_DEFAULT) <= 0)
     walk.status = ls_fail(err, LS_NOT_FOUND, "'%s' has no group '%s'", path, group);
-  if (result) result->file_bytes = (uint64_t)info.st_size;
+  if (result) result->file_bytes = file_bytes;
   for (size_t i = 0; i < count && walk.status == LS_OK; i++) walk_group(&walk, file, waiting[i], &waiting, &count);
   for (size_t i = 0; i < count; i++) free(waiting[i]);
   free(waiting);

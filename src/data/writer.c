@@ -61,6 +61,13 @@ ls_status ls_data_writer_open(const char *path, struct ls_data_writer **result, 
   return LS_OK;
 }
 
+// Takes the space now: a disk that is too small is told of before the work, not after.
+static ls_status reserve(const struct ls_data_writer *w, uint64_t offset, uint64_t bytes, struct ls_error *err) {
+  if (!bytes || fallocate(w->fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes) == 0) return LS_OK;
+  if (errno != ENOSPC && errno != EDQUOT && errno != EFBIG) return LS_OK;  // not on this file system
+  return ls_fail_errno(err, errno, "cannot write '%s', which needs %.1f MiB", w->temporary, (double)bytes / 1048576);
+}
+
 static ls_status make_dataset(hid_t group, const char *name, int rank, const hsize_t *dim, hid_t type, uint64_t *offset,
                               struct ls_error *err) {
   hid_t space = H5Screate_simple(rank, dim, NULL), plist = H5Pcreate(H5P_DATASET_CREATE);
@@ -87,6 +94,8 @@ ls_status ls_data_writer_group(struct ls_data_writer *w, const char *name, const
   hsize_t dim[4] = {(hsize_t)shape->count, (hsize_t)shape->height, (hsize_t)shape->width, (hsize_t)shape->channels};
   ls_status status = g->group >= 0 ? LS_OK : ls_fail(err, LS_IO, "cannot make group '%s'", name);
   if (status == LS_OK) status = make_dataset(g->group, "images", 4, dim, H5T_STD_U8LE, &g->images_offset, err);
+  uint64_t bytes = g->image_bytes * (uint64_t)shape->count;
+  if (status == LS_OK) status = reserve(w, g->images_offset, bytes, err);
   if (status == LS_OK) status = make_dataset(g->group, "labels", 1, dim, H5T_STD_I32LE, &g->labels_offset, err);
   if (status != LS_OK) {
     if (g->group >= 0) H5Gclose(g->group);
