@@ -17,8 +17,8 @@ static ls_status check(const struct ls_layer *layer, const Lockstep__V1__Convolu
     return ls_fail(err, LS_INVALID, "layer '%s' (convolution): filters must be at least 1", layer->name);
   if (m->groups < 1 || channels % m->groups || m->filters % m->groups) {
     return ls_fail(err, LS_INVALID,
-                   "layer '%s' (convolution): %u groups divide neither evenly into %" PRId64
-                   " input channels nor %u filters",
+                   "layer '%s' (convolution): %u groups do not divide both %" PRId64
+                   " input channels and %u filters evenly",
                    layer->name, m->groups, channels, m->filters);
   }
   return LS_OK;

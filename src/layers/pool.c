@@ -43,9 +43,22 @@ static ls_status infer_max(struct ls_layer *layer, struct ls_error *err) {
   return infer_windows(layer, layer->message->max_pool, LS_POOL_MAX, err);
 }
 
+// What ceil mode adds behind the padding never counts in the divisor (Caffe's and PyTorch's rule). Without padding that is
+// the divisor of count_pad: false; with padding the backends have no such divisor.
 static ls_status infer_average(struct ls_layer *layer, struct ls_error *err) {
   const Lockstep__V1__Pool *m = layer->message->average_pool;
-  return infer_windows(layer, m, m->count_pad ? LS_POOL_AVERAGE_WITH_PAD : LS_POOL_AVERAGE_WITHOUT_PAD, err);
+  LS_TRY(infer_windows(layer, m, m->count_pad ? LS_POOL_AVERAGE_WITH_PAD : LS_POOL_AVERAGE_WITHOUT_PAD, err));
+  struct ls_op_attributes *a = &layer->attributes;
+  if (a->pad_before[0] == 0 && a->pad_before[1] == 0) a->pool = LS_POOL_AVERAGE_WITHOUT_PAD;
+  if (a->pool == LS_POOL_AVERAGE_WITHOUT_PAD) return LS_OK;
+  for (int i = 0; i < 2; i++) {
+    if (a->pad_after[i] <= a->pad_before[i]) continue;
+    return ls_fail(err, LS_UNSUPPORTED,
+                   "layer '%s' (average_pool): with ceil the last window reaches %" PRId64
+                   " %s behind the padding; allowed are pad: 0, count_pad: false or ceil: false",
+                   layer->name, a->pad_after[i] - a->pad_before[i], i == 0 ? "rows" : "columns");
+  }
+  return LS_OK;
 }
 
 // Average over equal windows that tile the input.

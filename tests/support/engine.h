@@ -25,6 +25,7 @@ struct engine {
   struct ls_step_parameters step;
   float metrics[LS_METRICS];
   size_t size;  // of one value: 4 or 8
+  bool shared;  // context and parameters are another engine's
 };
 
 #define ENGINE_TRY(call)                                                       \
@@ -46,31 +47,50 @@ static inline void *engine_allocate(struct engine *e, size_t bytes) {
   return memory;
 }
 
-static inline void engine_open(struct engine *e, const struct ls_graph *graph, const struct ls_backend_ops *ops,
-                               const struct ls_plan_options *options) {
-  *e = (struct engine){.graph = graph, .options = *options, .size = ls_dtype_bytes(options->dtype)};
-  ENGINE_TRY(ops->open(0, &e->backend, err));
+// On the backend context and the parameter slab of `shared`, which must be closed after this one; NULL: own ones.
+static inline void engine_open_in(struct engine *e, const struct ls_graph *graph, struct engine *shared,
+                                  const struct ls_plan_options *options) {
   ENGINE_TRY(ls_plan_build(graph, &e->backend, options, &e->plan, err));
-  e->memory = (struct ls_plan_memory){.parameters = engine_allocate(e, ls_plan_parameter_bytes(e->plan)),
-                                      .activations = engine_allocate(e, ls_plan_activation_bytes(e->plan)),
-                                      .input = engine_allocate(e, ls_plan_input_bytes(e->plan)),
-                                      .labels = engine_allocate(e, (size_t)options->batch * sizeof(int32_t)),
-                                      .step = &e->step,
-                                      .metrics = e->metrics};
+  if (shared && ls_plan_parameter_bytes(e->plan) != ls_plan_parameter_bytes(shared->plan)) {
+    fail_msg("two plans over one parameter slab need %zu and %zu bytes", ls_plan_parameter_bytes(e->plan),
+             ls_plan_parameter_bytes(shared->plan));
+  }
+  e->memory = (struct ls_plan_memory){
+      .parameters = shared ? shared->memory.parameters : engine_allocate(e, ls_plan_parameter_bytes(e->plan)),
+      .activations = engine_allocate(e, ls_plan_activation_bytes(e->plan)),
+      .input = engine_allocate(e, ls_plan_input_bytes(e->plan)),
+      .labels = engine_allocate(e, (size_t)options->batch * sizeof(int32_t)),
+      .step = &e->step,
+      .metrics = e->metrics};
   if (options->training) e->memory.gradients = engine_allocate(e, ls_plan_gradient_bytes(e->plan));
   ENGINE_TRY(ls_plan_bind(e->plan, &e->memory, &e->binding, err));
   e->step = (struct ls_step_parameters){.seed = 3, .step = 5, .first_image = 32};
 }
 
+static inline void engine_open(struct engine *e, const struct ls_graph *graph, const struct ls_backend_ops *ops,
+                               const struct ls_plan_options *options) {
+  *e = (struct engine){.graph = graph, .options = *options, .size = ls_dtype_bytes(options->dtype)};
+  ENGINE_TRY(ops->open(0, &e->backend, err));
+  engine_open_in(e, graph, NULL, options);
+}
+
+static inline void engine_open_on(struct engine *e, const struct ls_graph *graph, struct engine *shared,
+                                  const struct ls_plan_options *options) {
+  *e = (struct engine){.graph = graph, .options = *options, .size = ls_dtype_bytes(options->dtype)};
+  e->backend = shared->backend;
+  e->shared = true;
+  engine_open_in(e, graph, shared, options);
+}
+
 static inline void engine_close(struct engine *e) {
   ls_binding_free(e->binding);
-  void *memory[] = {e->memory.parameters, e->memory.gradients, e->memory.activations, e->memory.input,
-                    e->memory.labels};
+  void *memory[] = {e->memory.gradients, e->memory.activations, e->memory.input, e->memory.labels,
+                    e->shared ? NULL : e->memory.parameters};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
     e->backend.ops->release(&e->backend, LS_MEMORY_DEVICE, memory[i], 0);
   }
   ls_plan_free(e->plan);
-  e->backend.ops->close(&e->backend);
+  if (!e->shared) e->backend.ops->close(&e->backend);
 }
 
 static inline int64_t engine_parameter_size(const struct engine *e, int index) {

@@ -112,7 +112,7 @@ static inline net *case_average_pool(uint32_t c, uint32_t h, uint32_t w) {
 }
 static inline net *case_average_pool_ceil(uint32_t c, uint32_t h, uint32_t w) {
   net *n = net_stem(c, h, w);
-  net_pool(n, "pool", 0, 3, 2, 1, 1);
+  net_pool(n, "pool", 0, 3, 2, 0, 1);
   return net_head(n);
 }
 static inline net *case_average_pool_without_pad(uint32_t c, uint32_t h, uint32_t w) {
@@ -193,9 +193,10 @@ static inline net *case_local_response_norm(uint32_t c, uint32_t h, uint32_t w) 
   m->beta = 0.5f;
   return net_head(n);
 }
-// On an image, on flat values, and with rate 0.
+// On an image whose values are needed again (so not in place), on flat values, and with rate 0.
 static inline net *case_dropout(uint32_t c, uint32_t h, uint32_t w) {
   net *n = net_stem(c, h, w);
+  NET_PLAIN(n, "relu0", NULL, RELU, relu);
   NET_PLAIN(n, "drop", NULL, DROPOUT, dropout);
   n->layers[n->n_layers - 1]->dropout->rate = 0.3f;
   net_conv(n, "conv", NULL, c, 3, 1, 1, 1, 1);

@@ -97,6 +97,8 @@ static ls_status run_dropout(struct cpu_context *context, struct ls_op *op, cons
   int64_t image = ls_shape_elements(&t->shape) / t->shape.dim[0];
   int64_t hw = t->shape.rank == 4 ? t->shape.dim[2] * t->shape.dim[3] : 1,
           width = t->shape.rank == 4 ? t->shape.dim[3] : 1;
+  int64_t floats = ((struct loop_op *)op->state)->floats;
+  if (y != x && floats > ls_shape_elements(&t->shape)) memset(y, 0, (size_t)floats * sizeof *y);  // the padding
   for (int64_t n = 0; n < t->shape.dim[0]; n++) {
     uint64_t where = (uint64_t)op->desc.attributes.layer << 32 | (step->first_image + (uint64_t)n);
     struct ls_philox4 r = {{0}};
