@@ -6,7 +6,6 @@
 //   events.log               src/spec/event_log.h; the truth about progress and outcome
 //   checkpoints/step-*.h5    src/checkpoint
 //   worker.log               what the coordinator printed (the daemon redirects it there)
-//   worker.json              pid, start time, command: who runs it now (written by the daemon)
 //   final.h5                 the parameters at the end, a checkpoint too
 //
 // Exit codes of lockstep-worker: 0 the job succeeded; 1 it failed for good (Outcome FAILED); 2 usage; 75 stopped on

@@ -69,9 +69,10 @@ static ls_status compare(const struct run *run, bool *same, struct ls_error *err
   return status;
 }
 
-static void highest_attempt(void *user, const Lockstep__V1__Event *event) {
+static bool highest_attempt(void *user, const Lockstep__V1__Event *event) {
   unsigned *attempt = user;
   if (event->attempt > *attempt) *attempt = event->attempt;
+  return true;
 }
 
 // Makes the folder, writes job.json, and finds the number of this attempt.

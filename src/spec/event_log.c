@@ -34,7 +34,7 @@ static uint64_t get(const uint8_t *from, int bytes) {
 }
 
 static ls_status read_records(int fd, const char *path, uint64_t *offset,
-                              void (*event)(void *user, const Lockstep__V1__Event *event), void *user,
+                              bool (*event)(void *user, const Lockstep__V1__Event *event), void *user,
                               struct ls_error *err) {
   uint8_t *payload = NULL;
   ls_status status = LS_OK;
@@ -62,16 +62,17 @@ static ls_status read_records(int fd, const char *path, uint64_t *offset,
           ls_fail(err, LS_CORRUPT, "'%s' is damaged: the record at byte %" PRIu64 " fails its check", path, *offset);
       break;
     }
-    *offset += HEADER_BYTES + size;
-    if (event) event(user, message);
+    bool taken = !event || event(user, message);
     lockstep__v1__event__free_unpacked(message, NULL);
+    if (!taken) break;
+    *offset += HEADER_BYTES + size;
   }
   free(payload);
   return status;
 }
 
 ls_status ls_event_log_read(const char *path, uint64_t *offset,
-                            void (*event)(void *user, const Lockstep__V1__Event *event), void *user,
+                            bool (*event)(void *user, const Lockstep__V1__Event *event), void *user,
                             struct ls_error *err) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0 && errno == ENOENT) return LS_OK;

@@ -6,6 +6,7 @@
 #ifndef LS_SPEC_EVENT_LOG_H
 #define LS_SPEC_EVENT_LOG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -20,10 +21,10 @@ void ls_event_log_close(struct ls_event_log *log);
 // event->time_us when it is 0. Any thread of the writer.
 ls_status ls_event_log_append(struct ls_event_log *log, Lockstep__V1__Event *event, int durable, struct ls_error *err);
 
-// Reads whole records from *offset on and calls `event` for each; *offset ends behind the last whole record. A missing
-// file is an empty one. LS_CORRUPT (with the offset) when a record that is not the last fails its digest.
+// Reads whole records from *offset on and calls `event` for each; *offset ends behind the last whole record, or before
+// the one for which `event` returned false (not now), which ends the reading. A missing file is an empty one. LS_CORRUPT (with the offset) when a record that is not the last fails its digest.
 ls_status ls_event_log_read(const char *path, uint64_t *offset,
-                            void (*event)(void *user, const Lockstep__V1__Event *event), void *user,
+                            bool (*event)(void *user, const Lockstep__V1__Event *event), void *user,
                             struct ls_error *err);
 
 #endif

@@ -1,0 +1,545 @@
+// The daemon's heart: see manager.h.
+#include "daemon/manager.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "daemon/process.h"
+#include "daemon/store.h"
+#include "spec/spec.h"
+
+enum { TICK_MS = 500, MAX_DELAY_MS = 60000 };
+
+struct manager {
+  struct manager_options options;
+  struct process_options processes;
+  struct store *store;
+  struct job **jobs;
+  size_t job_count;
+  char *folder_of_jobs, *nudge_path;
+  int lock_fd, nudge_fd;
+  uv_poll_t nudge;
+  uv_timer_t timer;
+  unsigned device_count;
+  char device_description[128];
+  bool store_failed, closing;
+};
+
+static void changed(struct manager *m, struct job *job) { m->options.changed(m->options.user, job); }
+
+// A store that cannot be written makes the daemon not ready; jobs go on, their logs are the truth.
+static void save(struct manager *m, const struct job *job) {
+  struct ls_error err = LS_ERROR_INIT;
+  bool failed = store_save(m->store, job, &err) != LS_OK;
+  if (failed) ls_log(LS_LOG_ERROR, "job %s: %s", job->id_text, err.text);
+  m->store_failed = failed;
+}
+
+static void set_state(struct manager *m, struct job *job, Lockstep__V1__JobState state) {
+  job->state = state;
+  if (job_ended(job)) job->ended_us = ls_time_us();
+  save(m, job);
+  ls_log(job->state == LOCKSTEP__V1__JOB_STATE__FAILED ? LS_LOG_ERROR : LS_LOG_INFO, "job %s (%s) is %s%s%s",
+         job->id_text, job->name, job_state_name(state), job->reason[0] ? ": " : "", job->reason);
+  changed(m, job);
+}
+
+// --- devices ------------------------------------------------------------------------------------------------------------
+
+unsigned manager_device_count(const struct manager *m) { return m->device_count; }
+const char *manager_device_description(const struct manager *m) { return m->device_description; }
+
+static void find_devices(struct manager *m) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  sched_getaffinity(0, sizeof set, &set);
+  int count = CPU_COUNT(&set);
+  m->device_count = count < 1 ? 1 : count > LS_MAX_DEVICES ? LS_MAX_DEVICES : (unsigned)count;
+  snprintf(m->device_description, sizeof m->device_description, "CPU core");
+  FILE *file = fopen("/proc/cpuinfo", "re");
+  char line[256];
+  while (file && fgets(line, sizeof line, file)) {
+    const char *colon = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
+    if (!colon) continue;
+    snprintf(m->device_description, sizeof m->device_description, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+    break;
+  }
+  if (file) fclose(file);
+}
+
+// Worker threads that the job is to run with.
+static unsigned workers_of(const struct manager *m, const struct job *job) {
+  const Lockstep__V1__Devices *devices = job->spec->devices;
+  if (job->devices_wanted) return job->devices_wanted;
+  if (devices->has_count) return devices->count;
+  unsigned most = 1;
+  while (2 * most <= m->device_count && 2 * most <= job->spec->shards) most *= 2;
+  return most;
+}
+
+static unsigned devices_of(const struct manager *m, const struct job *job) {
+  unsigned workers = workers_of(m, job);
+  return workers > m->device_count ? m->device_count : workers;
+}
+
+static uint64_t free_devices(const struct manager *m) {
+  uint64_t mask = m->device_count == 64 ? UINT64_MAX : (UINT64_C(1) << m->device_count) - 1;
+  for (size_t i = 0; i < m->job_count; i++) mask &= ~m->jobs[i]->device_mask;
+  return mask;
+}
+
+// Can it ever run here?
+static ls_status check_devices(const struct manager *m, const Lockstep__V1__Job *spec, uint32_t override,
+                               struct ls_error *err) {
+  const Lockstep__V1__Devices *devices = spec->devices;
+  uint32_t count = override ? override : devices->has_count ? devices->count : 1;
+  if (devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU) {
+    return ls_fail(err, LS_UNSUPPORTED,
+                   "key 'devices.kind': gpu was asked for, but this build has no CUDA backend; use cpu or auto");
+  }
+  if (count & (count - 1) || count > spec->shards) {
+    return ls_fail(err, LS_INVALID, "%u devices: must be a power of two, at most the job's %u shards", count,
+                   spec->shards);
+  }
+  if (count > m->device_count && !devices->oversubscribe) {
+    return ls_fail(err, LS_INVALID,
+                   "key 'devices.count': %u devices were asked for, this machine has %u; "
+                   "devices.oversubscribe: true lets workers share them",
+                   count, m->device_count);
+  }
+  return LS_OK;
+}
+
+// --- the way of a job ---------------------------------------------------------------------------------------------------
+
+static void schedule(struct manager *m);
+
+static void queue_again(struct manager *m, struct job *job, const char *why) {
+  job->failures = job->checkpointed ? 1 : job->failures + 1;
+  uint32_t allowed = job->spec->retry->attempts;
+  if (job->failures > allowed) {
+    if (allowed == 0)
+      job_set_reason(job, "%s", why);
+    else
+      job_set_reason(job, "%s; it was started again %u time%s in a row", why, allowed, allowed == 1 ? "" : "s");
+    set_state(m, job, LOCKSTEP__V1__JOB_STATE__FAILED);
+    return;
+  }
+  uint64_t delay_ms = m->options.retry_delay_ms;
+  for (uint32_t i = 1; i < job->failures && delay_ms < MAX_DELAY_MS; i++) delay_ms *= 2;
+  if (delay_ms > MAX_DELAY_MS) delay_ms = MAX_DELAY_MS;
+  job->not_before_us = ls_time_us() + (int64_t)delay_ms * 1000;
+  job_set_reason(job, "starts again in %.1f s, from its newest checkpoint: %s", (double)delay_ms / 1000, why);
+  set_state(m, job, LOCKSTEP__V1__JOB_STATE__QUEUED);
+}
+
+// The coordinator is gone. What its log says is the truth; without an outcome there it crashed.
+static void settle(struct manager *m, struct job *job) {
+  struct ls_error err = LS_ERROR_INIT;
+  job_read_log(job, &err);
+  job->device_mask = 0;
+  enum stop_request stop = job->stop;
+  Lockstep__V1__Outcome__Kind outcome = job->outcome;
+  char how[160], why[LS_ERROR_TEXT_BYTES + 256];
+  process_describe_exit(job, how, sizeof how);
+  if (outcome == LOCKSTEP__V1__OUTCOME__KIND__KIND_UNSPECIFIED)
+    snprintf(why, sizeof why, "the coordinator died (%s)", how);
+  else
+    snprintf(why, sizeof why, "%s", job->outcome_reason);
+  job->stop = STOP_NONE;
+  job->kill_at_us = 0;
+  if (outcome == LOCKSTEP__V1__OUTCOME__KIND__SUCCEEDED) {
+    job_set_reason(job, "%s", "");
+    set_state(m, job, LOCKSTEP__V1__JOB_STATE__SUCCEEDED);
+  } else if (outcome == LOCKSTEP__V1__OUTCOME__KIND__FAILED) {
+    job_set_reason(job, "%s", why);
+    set_state(m, job, LOCKSTEP__V1__JOB_STATE__FAILED);
+  } else if (stop == STOP_CANCEL) {
+    job_set_reason(job, "cancelled at step %" PRIu64, job->step);
+    set_state(m, job, LOCKSTEP__V1__JOB_STATE__CANCELLED);
+  } else if (stop == STOP_PAUSE) {
+    job_set_reason(job, "paused at step %" PRIu64, job->step);
+    set_state(m, job, LOCKSTEP__V1__JOB_STATE__PAUSED);
+  } else if (outcome == LOCKSTEP__V1__OUTCOME__KIND__STOPPED) {
+    job->not_before_us = 0;
+    job_set_reason(job, "stopped from outside after a checkpoint; goes on when its devices are free");
+    set_state(m, job, LOCKSTEP__V1__JOB_STATE__QUEUED);
+  } else {
+    queue_again(m, job, why);
+  }
+  schedule(m);
+}
+
+static void on_exited(void *user, struct job *job) { settle(user, job); }
+
+static void start(struct manager *m, struct job *job, uint64_t mask) {
+  struct ls_error err = LS_ERROR_INIT;
+  job_read_log(job, NULL);
+  job->attempt++;
+  job->device_mask = mask;
+  job_begin_attempt(job);
+  if (job->started_us == 0) job->started_us = ls_time_us();
+  job->ended_us = 0;
+  job_set_reason(job, "%s", "");
+  set_state(m, job, LOCKSTEP__V1__JOB_STATE__STARTING);  // durable before the process is there
+  if (process_start(&m->processes, job, workers_of(m, job), &err) == LS_OK) return;
+  job->device_mask = 0;
+  queue_again(m, job, err.text);
+}
+
+static void wait_for(struct manager *m, struct job *job, const char *format, unsigned a, unsigned b) {
+  char text[160];
+  snprintf(text, sizeof text, format, a, b);
+  if (strcmp(text, job->reason) == 0) return;
+  job_set_reason(job, "%s", text);
+  changed(m, job);
+}
+
+// Starts queued jobs in the order of their submission; the first that does not fit keeps those behind it waiting, or a
+// large job would never get its devices. A job that waits for its back-off holds nobody up.
+static void schedule(struct manager *m) {
+  if (m->closing) return;
+  int64_t now = ls_time_us();
+  unsigned blocked_by = 0;
+  for (size_t i = 0; i < m->job_count; i++) {
+    struct job *job = m->jobs[i];
+    if (job->state != LOCKSTEP__V1__JOB_STATE__QUEUED || job->not_before_us > now) continue;
+    if (blocked_by) {
+      wait_for(m, job, "waits behind job %u", blocked_by, 0);
+      continue;
+    }
+    unsigned wanted = devices_of(m, job), found = 0;
+    uint64_t free_mask = free_devices(m), mask = 0;
+    for (unsigned d = 0; d < m->device_count && found < wanted; d++) {
+      if (!(free_mask >> d & 1)) continue;
+      mask |= UINT64_C(1) << d;
+      found++;
+    }
+    if (found == wanted) {
+      start(m, job, mask);
+      continue;
+    }
+    wait_for(m, job, "waits for %u devices, %u are free", wanted, found);
+    blocked_by = (unsigned)job->id;
+  }
+}
+
+static void read_log(struct manager *m, struct job *job) {
+  struct ls_error err = LS_ERROR_INIT;
+  Lockstep__V1__JobState before = job->state;
+  bool news = job_read_log(job, &err);
+  if (err.status != LS_OK) ls_log(LS_LOG_ERROR, "job %s: %s", job->id_text, err.text);
+  if (job->state != before)
+    set_state(m, job, job->state);
+  else if (news)
+    changed(m, job);
+}
+
+// --- signs of life ------------------------------------------------------------------------------------------------------
+
+static void on_nudge(uv_poll_t *poll, int status, int events) {
+  (void)status, (void)events;
+  struct manager *m = poll->data;
+  char name[64];
+  for (;;) {
+    ssize_t size = recv(m->nudge_fd, name, sizeof name - 1, MSG_DONTWAIT);
+    if (size < 0) return;
+    name[size] = 0;
+    struct job *job;
+    if (manager_find(m, name, &job, NULL) == LS_OK && job_running(job)) read_log(m, job);
+  }
+}
+
+static void on_tick(uv_timer_t *timer) {
+  struct manager *m = timer->data;
+  int64_t now = ls_time_us();
+  for (size_t i = 0; i < m->job_count; i++) {
+    struct job *job = m->jobs[i];
+    if (!job_running(job)) continue;
+    read_log(m, job);  // in case a nudge was lost
+    if (job->kill_at_us && now >= job->kill_at_us) {
+      ls_log(LS_LOG_WARNING, "job %s (%s) does not stop: its coordinator is killed", job->id_text, job->name);
+      job->kill_at_us = 0;
+      process_signal(job, SIGKILL);
+    }
+  }
+  schedule(m);
+  m->options.tick(m->options.user);
+}
+
+// --- set-up -------------------------------------------------------------------------------------------------------------
+
+static ls_status lock_state(struct manager *m, struct ls_error *err) {
+  char *path = ls_path_join(m->options.state, "lock");
+  if (!path) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+  m->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+  ls_status status = LS_OK;
+  if (m->lock_fd < 0)
+    status = ls_fail_errno(err, errno, "cannot open '%s'", path);
+  else if (flock(m->lock_fd, LOCK_EX | LOCK_NB) != 0)
+    status = ls_fail(err, LS_UNAVAILABLE, "another lockstepd works in the state folder '%s'", m->options.state);
+  free(path);
+  return status;
+}
+
+static ls_status open_nudge(struct manager *m, struct ls_error *err) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  m->nudge_path = ls_path_join(m->options.state, "nudge.sock");
+  if (!m->nudge_path) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+  if (strlen(m->nudge_path) >= sizeof address.sun_path) {
+    return ls_fail(err, LS_INVALID, "the state folder's path '%s' is too long: a socket in it may have %zu bytes",
+                   m->options.state, sizeof address.sun_path - 1);
+  }
+  snprintf(address.sun_path, sizeof address.sun_path, "%s", m->nudge_path);
+  unlink(m->nudge_path);
+  m->nudge_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (m->nudge_fd < 0 || bind(m->nudge_fd, (struct sockaddr *)&address, sizeof address) != 0)
+    return ls_fail_errno(err, errno, "cannot listen on '%s'", m->nudge_path);
+  uv_poll_init(m->options.loop, &m->nudge, m->nudge_fd);
+  m->nudge.data = m;
+  uv_poll_start(&m->nudge, UV_READABLE, on_nudge);
+  return LS_OK;
+}
+
+static ls_status add(void *user, struct job *job) {
+  struct manager *m = user;
+  struct job **grown = realloc(m->jobs, (m->job_count + 1) * sizeof *grown);
+  if (!grown) {
+    job_free(job);
+    return LS_NO_MEMORY;
+  }
+  m->jobs = grown;
+  m->jobs[m->job_count++] = job;
+  return LS_OK;
+}
+
+// After a start of the daemon: what its jobs have done meanwhile.
+static void recover(struct manager *m) {
+  for (size_t i = 0; i < m->job_count; i++) {
+    struct job *job = m->jobs[i];
+    struct ls_error err = LS_ERROR_INIT;
+    if (!job_running(job)) {
+      job_read_log(job, &err);
+    } else if (process_adopt(&m->processes, job, &err) == LS_OK) {
+      read_log(m, job);
+      ls_log(LS_LOG_INFO, "job %s (%s) still runs as process %d", job->id_text, job->name, (int)job->pid);
+      if (job->stop != STOP_NONE) {
+        process_signal(job, SIGTERM);
+        job->kill_at_us = ls_time_us() + (int64_t)m->options.stop_grace_ms * 1000;
+      }
+    } else {
+      settle(m, job);
+    }
+    if (err.status != LS_OK && err.status != LS_NOT_FOUND) ls_log(LS_LOG_ERROR, "job %s: %s", job->id_text, err.text);
+  }
+}
+
+static ls_status open_all(struct manager *m, struct ls_error *err) {
+  LS_TRY(ls_folder_make(m->options.state, 0750, err));
+  LS_TRY(lock_state(m, err));
+  m->folder_of_jobs = ls_path_join(m->options.state, "jobs");
+  char *database = ls_path_join(m->options.state, "lockstep.db");
+  ls_status status = m->folder_of_jobs && database ? ls_folder_make(m->folder_of_jobs, 0750, err)
+                                                   : ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+  if (status == LS_OK) status = store_open(database, &m->store, err);
+  free(database);
+  if (status != LS_OK) return status;
+  LS_TRY(store_load(m->store, m->folder_of_jobs, add, m, err));
+  LS_TRY(open_nudge(m, err));
+  uv_timer_init(m->options.loop, &m->timer);
+  m->timer.data = m;
+  uv_timer_start(&m->timer, on_tick, TICK_MS, TICK_MS);
+  return LS_OK;
+}
+
+ls_status manager_new(const struct manager_options *options, struct manager **manager, struct ls_error *err) {
+  *manager = NULL;
+  struct manager *m = calloc(1, sizeof *m);
+  if (!m) return ls_fail(err, LS_NO_MEMORY, "no memory for the daemon");
+  m->options = *options;
+  m->lock_fd = m->nudge_fd = -1;
+  find_devices(m);
+  ls_status status = open_all(m, err);
+  if (status != LS_OK) {
+    manager_close(m);
+    uv_run(options->loop, UV_RUN_NOWAIT);
+    manager_free(m);
+    return status;
+  }
+  m->processes = (struct process_options){options->loop, options->worker, m->nudge_path, on_exited, m};
+  *manager = m;  // `changed` is called from here on
+  recover(m);
+  schedule(m);
+  return LS_OK;
+}
+
+void manager_close(struct manager *m) {
+  m->closing = true;
+  for (size_t i = 0; i < m->job_count; i++) process_forget(m->jobs[i]);
+  if (m->nudge.data) uv_close((uv_handle_t *)&m->nudge, NULL);
+  if (m->timer.data) uv_close((uv_handle_t *)&m->timer, NULL);
+}
+
+void manager_free(struct manager *m) {
+  if (!m) return;
+  for (size_t i = 0; i < m->job_count; i++) job_free(m->jobs[i]);
+  free(m->jobs);
+  store_close(m->store);
+  if (m->nudge_fd >= 0) {
+    close(m->nudge_fd);
+    unlink(m->nudge_path);
+  }
+  if (m->lock_fd >= 0) close(m->lock_fd);
+  free(m->folder_of_jobs);
+  free(m->nudge_path);
+  free(m);
+}
+
+bool manager_ready(const struct manager *m) { return !m->closing && !m->store_failed; }
+
+// --- what users ask for -------------------------------------------------------------------------------------------------
+
+size_t manager_job_count(const struct manager *m) { return m->job_count; }
+struct job *manager_job(const struct manager *m, size_t index) {
+  return m->jobs[index];
+}
+
+ls_status manager_find(const struct manager *m, const char *id, struct job **job, struct ls_error *err) {
+  for (size_t i = 0; i < m->job_count; i++) {
+    if (strcmp(m->jobs[i]->id_text, id) != 0) continue;
+    *job = m->jobs[i];
+    return LS_OK;
+  }
+  return ls_fail(err, LS_NOT_FOUND, "there is no job '%s'", id);
+}
+
+static struct job *find_key(const struct manager *m, const char *request_key) {
+  for (size_t i = 0; i < m->job_count && request_key && *request_key; i++) {
+    if (m->jobs[i]->request_key && strcmp(m->jobs[i]->request_key, request_key) == 0) return m->jobs[i];
+  }
+  return NULL;
+}
+
+// The folder that the coordinator will find, with its job in it, on disk before the job is known.
+static ls_status make_folder(const struct job *job, struct ls_error *err) {
+  LS_TRY(ls_folder_remove(job->folder, err));  // of a submission that was never committed
+  LS_TRY(ls_folder_make(job->folder, 0750, err));
+  struct ls_string text = LS_STRING_INIT;
+  char *path = ls_path_join(job->folder, "job.json");
+  ls_status status = ls_spec_write_json(&job->spec->base, 2, &text);
+  if (!path || text.failed) status = ls_fail(err, LS_NO_MEMORY, "no memory for a job");
+  if (status == LS_OK) status = ls_file_write_atomic(path, ls_string_text(&text), text.size, err);
+  if (status == LS_OK) status = ls_file_sync_folder_of(job->folder, err);
+  ls_string_release(&text);
+  free(path);
+  return status;
+}
+
+ls_status manager_submit(struct manager *m, Lockstep__V1__Job *spec, const char *request_key, const char *user,
+                         struct job **result, struct ls_error *err) {
+  struct job *job = find_key(m, request_key);
+  if (job) {
+    lockstep__v1__job__free_unpacked(spec, NULL);
+    *result = job;
+    return LS_OK;
+  }
+  uint64_t id = 0;
+  int64_t now = ls_time_us();
+  ls_status status = ls_spec_complete_job(spec, err);
+  if (status == LS_OK) status = check_devices(m, spec, 0, err);
+  if (status == LS_OK) status = store_begin(m->store, request_key, spec, user, now, &id, err);
+  if (status == LS_OK && !(job = job_new(id, m->folder_of_jobs, spec)))
+    status = ls_fail(err, LS_NO_MEMORY, "no memory for a job");
+  if (!job) {
+    store_roll_back(m->store);
+    lockstep__v1__job__free_unpacked(spec, NULL);
+    return status;
+  }
+  free(job->user);
+  job->user = strdup(user);
+  job->request_key = request_key && *request_key ? strdup(request_key) : NULL;
+  job->state = LOCKSTEP__V1__JOB_STATE__QUEUED;
+  job->submitted_us = now;
+  status = job->user ? make_folder(job, err) : ls_fail(err, LS_NO_MEMORY, "no memory for a job");
+  if (status == LS_OK) status = store_commit(m->store, err);
+  if (status != LS_OK) {
+    store_roll_back(m->store);
+    ls_folder_remove(job->folder, NULL);
+    job_free(job);
+    return status;
+  }
+  LS_TRY(add(m, job));
+  ls_log(LS_LOG_INFO, "job %s (%s) was submitted by %s", job->id_text, job->name, *user ? user : "somebody");
+  *result = job;
+  schedule(m);
+  return LS_OK;
+}
+
+static void ask_to_stop(struct manager *m, struct job *job, enum stop_request stop) {
+  job->stop = stop;
+  job_set_reason(job, "stops after its current step, with a checkpoint");
+  job->kill_at_us = ls_time_us() + (int64_t)m->options.stop_grace_ms * 1000;
+  save(m, job);
+  process_signal(job, SIGTERM);
+  changed(m, job);
+}
+
+ls_status manager_cancel(struct manager *m, struct job *job, struct ls_error *err) {
+  if (job->state == LOCKSTEP__V1__JOB_STATE__CANCELLED) return LS_OK;
+  if (job_ended(job)) {
+    return ls_fail(err, LS_INVALID, "job %s cannot be cancelled: it has %s", job->id_text, job_state_name(job->state));
+  }
+  if (job_running(job)) {
+    ask_to_stop(m, job, STOP_CANCEL);
+    return LS_OK;
+  }
+  job_set_reason(job, "cancelled before it %s", job->attempt ? "went on" : "started");
+  set_state(m, job, LOCKSTEP__V1__JOB_STATE__CANCELLED);
+  schedule(m);
+  return LS_OK;
+}
+
+ls_status manager_pause(struct manager *m, struct job *job, struct ls_error *err) {
+  if (job->state == LOCKSTEP__V1__JOB_STATE__PAUSED) return LS_OK;
+  if (job_ended(job)) {
+    return ls_fail(err, LS_INVALID, "job %s cannot be paused: it has %s", job->id_text, job_state_name(job->state));
+  }
+  if (job_running(job)) {
+    if (job->stop != STOP_CANCEL) ask_to_stop(m, job, STOP_PAUSE);
+    return LS_OK;
+  }
+  job_set_reason(job, "paused before it %s", job->attempt ? "went on" : "started");
+  set_state(m, job, LOCKSTEP__V1__JOB_STATE__PAUSED);
+  schedule(m);
+  return LS_OK;
+}
+
+ls_status manager_resume(struct manager *m, struct job *job, uint32_t devices, struct ls_error *err) {
+  if (job_running(job) || job->state == LOCKSTEP__V1__JOB_STATE__QUEUED ||
+      job->state == LOCKSTEP__V1__JOB_STATE__SUCCEEDED) {
+    return ls_fail(err, LS_INVALID, "job %s cannot be resumed: it is %s, not paused, failed or cancelled", job->id_text,
+                   job_state_name(job->state));
+  }
+  LS_TRY(check_devices(m, job->spec, devices, err));
+  if (devices) job->devices_wanted = devices;
+  job->failures = 0;
+  job->not_before_us = 0;
+  job->stop = STOP_NONE;
+  job_set_reason(job, "%s", "");
+  set_state(m, job, LOCKSTEP__V1__JOB_STATE__QUEUED);
+  schedule(m);
+  return LS_OK;
+}
