@@ -207,6 +207,11 @@ void ls_rpc_call_abort(struct ls_rpc_call *call, enum ls_rpc_code code, const ch
 // ---- health.c, reflection.c
 
 enum { LS_RPC_HEALTH_ENTRIES = 2, LS_RPC_REFLECTION_ENTRIES = 2 };
-void ls_rpc_health_entries(struct ls_rpc_server *server, struct ls_rpc_entry entries[LS_RPC_HEALTH_ENTRIES]);
+
+// Write the methods of a built-in service to `entries`; return how many.
+size_t ls_rpc_health_entries(struct ls_rpc_server *server, struct ls_rpc_entry *entries);
+size_t ls_rpc_reflection_entries(struct ls_rpc_server *server, struct ls_rpc_entry *entries);
+// NOT_SERVING from now on, and the end of every Watch.
+void ls_rpc_health_stop(struct ls_rpc_server *server);
 
 #endif

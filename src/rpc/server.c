@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "rpc/internal.h"
+#include "rpc/reflection_index.h"
 
 enum { LAST_WRITES_MS = 500 };  // for peers to take the last frames after the drain time
 
@@ -39,6 +40,11 @@ static ls_status fill_entries(struct ls_rpc_server *server, const struct ls_rpc_
     server->entries[i] = (struct ls_rpc_entry){.method = options->methods[i], .user = options->user};
   }
   server->entry_count = options->method_count;
+  if (options->descriptor_set) {
+    LS_TRY(ls_rpc_reflection_new(options->descriptor_set, options->descriptor_set_bytes, &server->reflection, err));
+  }
+  server->entry_count += ls_rpc_health_entries(server, server->entries + server->entry_count);
+  server->entry_count += ls_rpc_reflection_entries(server, server->entries + server->entry_count);
   return LS_OK;
 }
 
@@ -72,6 +78,7 @@ void ls_rpc_server_free(struct ls_rpc_server *server) {
   if (!server) return;
   nghttp2_session_callbacks_del(server->callbacks);
   nghttp2_option_del(server->option);
+  ls_rpc_reflection_free(server->reflection);
   free(server->entries);
   free(server->read_buffer);
   free(server);
@@ -112,8 +119,6 @@ ls_status ls_rpc_server_listen_unix(struct ls_rpc_server *server, const char *pa
   start(server);
   return LS_OK;
 }
-
-void ls_rpc_server_set_serving(struct ls_rpc_server *server, bool serving) { server->serving = serving; }
 
 // ---- shutdown
 
@@ -173,8 +178,14 @@ void ls_rpc_server_shutdown(struct ls_rpc_server *server, unsigned drain_ms, voi
     uv_close((uv_handle_t *)&listener->pipe, on_listener_closed);
   }
   server->listeners = NULL;
+  ls_rpc_health_stop(server);
   for (struct ls_rpc_connection *c = server->connections; c; c = c->next) {
     if (c->closing) continue;
+    // Streams that the client would keep open for ever.
+    for (struct ls_rpc_call *call = c->calls; call; call = call->next) {
+      if (call->entry && call->entry->bidirectional)
+        ls_rpc_call_abort(call, LS_RPC_UNAVAILABLE, "the server is stopping");
+    }
     nghttp2_submit_goaway(c->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(c->session),
                           NGHTTP2_NO_ERROR, NULL, 0);
     ls_rpc_connection_mark(c);

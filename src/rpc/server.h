@@ -53,7 +53,7 @@ struct ls_rpc_server_options {
   const struct ls_rpc_method *methods;
   size_t method_count;
   void *user;                     // first argument of every handler
-  const uint8_t *descriptor_set;  // serialized google.protobuf.FileDescriptorSet for reflection; NULL: no reflection
+  const uint8_t *descriptor_set;  // serialized google.protobuf.FileDescriptorSet for reflection, not copied; NULL: none
   size_t descriptor_set_bytes;
   size_t max_request_bytes;  // 0: 1 MiB
   unsigned max_connections;  // 0: 256
