@@ -79,7 +79,7 @@ def check_line(path, line_number, target, quoted):
     first = target.split("/")[0]
     if "/" not in target:
         return None  # a neighbour in the same folder
-    other = "proto" if target.startswith(("lockstep/v1/", "google/protobuf/")) else first
+    other = "proto" if target.startswith(("lockstep/v1/", "google/protobuf/", "grpc/")) else first
     if other not in ARROWS:
         return None if other in ("cpu", "cuda", "reference") else f"{where}: '{target}' lies in no known folder"
     if other == own or other in closure(own) or (own, target) in CONTRACTS:
