@@ -4,11 +4,12 @@
 
 #include <hdf5.h>
 
+#include "data/augment.h"
 #include "data/dataset.h"
 #include "data/loader.h"
 #include "data/locate.h"
 
-enum { LS_MAX_CHANNELS = 4, LS_MAX_SIDE = 65536, LS_MAX_PIXELS = 1 << 28, LS_LABELS_IN_MEMORY = 4 << 20 };
+enum { LS_MAX_SIDE = 65536, LS_MAX_PIXELS = 1 << 28, LS_LABELS_IN_MEMORY = 4 << 20 };
 
 // Whether an image of this size can be one: 1 to LS_MAX_SIDE a side, at most LS_MAX_PIXELS, 1 to LS_MAX_CHANNELS.
 bool ls_image_size_good(int64_t height, int64_t width, int64_t channels);
@@ -33,24 +34,5 @@ ls_status ls_dataset_read_label(const struct ls_dataset *dataset, int64_t index,
 
 // Position `i` of epoch `epoch`'s order of n samples: a bijection of [0, n), a function of its arguments alone.
 int64_t ls_sampler_permute(uint64_t seed, uint64_t epoch, int64_t n, int64_t i);
-
-// What happens to an image between the file and the batch.
-struct ls_augmenter {
-  bool training;
-  uint64_t seed;
-  int64_t height, width, channels;  // stored
-  int64_t crop_height, crop_width;  // wanted
-  bool random_crop;
-  int64_t pad;
-  float flip_probability;
-  float scale[LS_MAX_CHANNELS], bias[LS_MAX_CHANNELS];  // normalised = pixel * scale + bias
-  bool channels_last;
-  enum ls_dtype output;
-};
-ls_status ls_augmenter_init(struct ls_augmenter *augmenter, const struct ls_loader_options *options,
-                            struct ls_error *err);
-// pixels [H,W,C] -> out [C,h,w] or [h,w,C] for sample `index` in `epoch`. Any thread.
-void ls_augmenter_run(const struct ls_augmenter *augmenter, const uint8_t *pixels, uint64_t epoch, int64_t index,
-                      void *out);
 
 #endif

@@ -70,7 +70,7 @@ static int by_sample(const void *a, const void *b) {
 }
 
 static ls_status load_part(struct ls_loader *l, struct slot *slot, int part, uint8_t *pixels,
-                           struct reader_times *times, struct ls_error *err) {
+                           struct ls_augment_scratch *scratch, struct reader_times *times, struct ls_error *err) {
   int64_t begin = (int64_t)part * PART_IMAGES, end = begin + PART_IMAGES;
   if (end > l->options.batch) end = l->options.batch;
   struct wanted wanted[PART_IMAGES];
@@ -91,8 +91,13 @@ static ls_status load_part(struct ls_loader *l, struct slot *slot, int part, uin
     LS_TRY(ls_dataset_read_image(l->options.dataset, wanted[i].sample, pixels, err));
     LS_TRY(ls_dataset_read_label(l->options.dataset, wanted[i].sample, &slot->batch.labels[wanted[i].place], err));
     int64_t middle = ls_clock_ns();
-    ls_augmenter_run(&l->augmenter, pixels, wanted[i].epoch, wanted[i].sample,
-                     (char *)slot->batch.images + (size_t)wanted[i].place * l->image_bytes);
+    const struct ls_dataset_info *info = &l->options.dataset->info;
+    struct ls_view view;
+    ls_augmenter_view(&l->augmenter, info->height, info->width, wanted[i].epoch, wanted[i].sample, -1, &view);
+    size_t stride = (size_t)(info->width * info->channels);
+    LS_TRY(ls_augmenter_apply(
+        &l->augmenter, &view, pixels + (size_t)view.source.top * stride + (size_t)(view.source.left * info->channels),
+        stride, scratch, (char *)slot->batch.images + (size_t)wanted[i].place * l->image_bytes, err));
     times->read_ns += middle - start;
     times->augment_ns += ls_clock_ns() - middle;
   }
@@ -127,6 +132,7 @@ static struct slot *take_part(struct ls_loader *l, int *part) {
 static void *reader(void *argument) {
   struct ls_loader *l = argument;
   uint8_t *pixels = malloc(l->options.dataset->image_bytes);
+  struct ls_augment_scratch scratch = {NULL, 0};
   struct slot *slot;
   int part;
   pthread_mutex_lock(&l->lock);
@@ -135,7 +141,7 @@ static void *reader(void *argument) {
     struct ls_error error = LS_ERROR_INIT;
     struct reader_times times = {0};
     int64_t start = ls_clock_ns();
-    ls_status status = pixels ? load_part(l, slot, part, pixels, &times, &error)
+    ls_status status = pixels ? load_part(l, slot, part, pixels, &scratch, &times, &error)
                               : ls_fail(&error, LS_NO_MEMORY, "no memory to read an image");
     pthread_mutex_lock(&l->lock);
     l->stats.reader_busy_s += (double)(ls_clock_ns() - start) * 1e-9;
@@ -155,6 +161,7 @@ static void *reader(void *argument) {
     }
   }
   pthread_mutex_unlock(&l->lock);
+  ls_augment_scratch_release(&scratch);
   free(pixels);
   return NULL;
 }
@@ -192,8 +199,8 @@ ls_status ls_loader_new(const struct ls_loader_options *options, struct ls_loade
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->changed_free, NULL);
   pthread_cond_init(&l->changed_ready, NULL);
-  ls_status status = ls_augmenter_init(&l->augmenter, options, err);
   const struct ls_dataset_info *info = &options->dataset->info;
+  ls_status status = ls_augmenter_init(&l->augmenter, options, info->height, info->width, err);
   l->image_bytes =
       (size_t)(options->crop_height * options->crop_width * info->channels) * ls_dtype_bytes(options->output);
   l->slots = calloc((size_t)l->depth, sizeof *l->slots);
