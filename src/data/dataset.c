@@ -235,8 +235,9 @@ ls_status ls_dataset_check_fits(const struct ls_dataset *d, int64_t channels, in
   }
   for (int64_t s = 0; d->labels && classes > 0 && s < i->count; s++) {
     if (d->labels[s] >= classes) {
-      return ls_fail(err, LS_INVALID, "'%s:%s': sample %" PRId64 " has label %d, the network has classes 0 to %" PRId64,
-                     i->path, i->group, s, d->labels[s], classes - 1);
+      return ls_fail(err, LS_INVALID,
+                     "'%s:%s': sample %" PRId64 " has label %d, the network has %" PRId64 " classes, 0 to %" PRId64,
+                     i->path, i->group, s, d->labels[s], classes, classes - 1);
     }
   }
   return LS_OK;

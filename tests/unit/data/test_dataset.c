@@ -248,7 +248,7 @@ static void test_fits(void **state) {
   assert_int_equal(ls_dataset_check_fits(dataset, 3, 8, 6, 5, &err), LS_INVALID);
   assert_non_null(strstr(err.text, "images of 6x6, the network takes 8x6"));
   assert_int_equal(ls_dataset_check_fits(dataset, 3, 6, 6, 4, &err), LS_INVALID);
-  assert_non_null(strstr(err.text, "sample 4 has label 4, the network has classes 0 to 3"));
+  assert_non_null(strstr(err.text, "sample 4 has label 4, the network has 4 classes, 0 to 3"));
   ls_dataset_close(dataset);
 }
 
