@@ -16,6 +16,7 @@
 
 #include "base/digest.h"
 #include "base/file.h"
+#include "data/locate.h"
 #include "spec/spec.h"
 
 enum { USER_BLOCK_BYTES = 512, FORMAT_VERSION = 1, DIGEST_AT = 12 };
@@ -181,7 +182,7 @@ ls_status ls_checkpoint_write(const struct ls_snapshot *s, const char *job_json,
                               struct ls_error *err) {
   char temporary[4200];
   snprintf(temporary, sizeof temporary, "%s.part", path);
-  H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+  ls_hdf5_quiet();
   hid_t plist = H5Pcreate(H5P_FILE_CREATE);
   H5Pset_userblock(plist, USER_BLOCK_BYTES);
   errno = 0;
@@ -274,7 +275,7 @@ static ls_status read_contents(hid_t file, const char *path, struct ls_snapshot 
 
 ls_status ls_checkpoint_read(const char *path, struct ls_snapshot *s, struct ls_error *err) {
   LS_TRY(check_file(path, err));
-  H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+  ls_hdf5_quiet();
   hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
   if (file < 0) return ls_fail(err, LS_CORRUPT, "checkpoint '%s' is no HDF5 file", path);
   ls_status status = read_contents(file, path, s, err);
@@ -285,7 +286,7 @@ ls_status ls_checkpoint_read(const char *path, struct ls_snapshot *s, struct ls_
 ls_status ls_checkpoint_read_job(const char *path, Lockstep__V1__Job **job, struct ls_error *err) {
   *job = NULL;
   LS_TRY(check_file(path, err));
-  H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+  ls_hdf5_quiet();
   hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT), id = file >= 0 ? H5Dopen2(file, "job", H5P_DEFAULT) : -1;
   ls_status status = id >= 0 ? LS_OK : ls_fail(err, LS_CORRUPT, "checkpoint '%s' holds no job", path);
   if (id >= 0) {

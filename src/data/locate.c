@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 void ls_hdf5_quiet(void) {
+  // At exit the library would write once more what could not be written, and crash. We close what we open.
+  H5dont_atexit();
   H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
   H5PLset_loading_state(0);
   H5Lunregister(H5L_TYPE_EXTERNAL);

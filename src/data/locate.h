@@ -25,8 +25,8 @@ struct ls_located {
   struct ls_error storage;
 };
 
-// Quiet HDF5 errors (they are told in our own sentences), no plug-ins, no links into other files. Call before the first
-// HDF5 call of a thread.
+// Quiet HDF5 errors (they are told in our own sentences), no plug-ins, no links into other files, no work at exit. Call
+// before the first HDF5 call of a thread.
 void ls_hdf5_quiet(void);
 
 // Opens for reading; *fd (may be NULL) and *file_bytes are of the same file.
