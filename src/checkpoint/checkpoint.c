@@ -347,9 +347,24 @@ ls_status ls_checkpoint_list(const char *folder, uint64_t **steps, int *count, s
   return LS_OK;
 }
 
+// What writers that died in mid-write left: step-N.h5.part.
+static void remove_parts(const char *folder) {
+  DIR *dir = opendir(folder);
+  if (!dir) return;
+  for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+    uint64_t step;
+    int used = 0;
+    if (sscanf(entry->d_name, "step-%" SCNu64 ".h5.part%n", &step, &used) != 1 || used == 0 || entry->d_name[used])
+      continue;
+    unlinkat(dirfd(dir), entry->d_name, 0);
+  }
+  closedir(dir);
+}
+
 void ls_checkpoint_prune(const char *folder, int keep) {
   uint64_t *steps;
   int count;
+  remove_parts(folder);
   if (ls_checkpoint_list(folder, &steps, &count, NULL) != LS_OK) return;
   for (int i = keep; i < count; i++) {
     char *path = ls_checkpoint_path(folder, steps[i]);
