@@ -7,6 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/fast_loop.h"
+
 enum { SPINS = 2000, BLOCK = 1024 };
 
 int ls_tree_buffer(int i) { return __builtin_popcount((unsigned)i); }
@@ -18,12 +20,11 @@ int ls_tree_buffers(int count) {
   return most + 1;
 }
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) void ls_tree_merge(float *a, const float *b, int64_t n) {
+LS_FAST_LOOP void ls_tree_merge(float *a, const float *b, int64_t n) {
   for (int64_t i = 0; i < n; i++) a[i] = a[i] + b[i];
 }
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) static void add(float *out, const float *a, const float *b,
-                                                                             int64_t n) {
+LS_FAST_LOOP static void add(float *out, const float *a, const float *b, int64_t n) {
   for (int64_t i = 0; i < n; i++) out[i] = a[i] + b[i];
 }
 

@@ -1,10 +1,10 @@
 // Optimizers: see optim.h. Written without contraction (C17), so every instruction set gives the same bits.
 #include "optim/optim.h"
 
-#define FAST_LOOP __attribute__((target_clones("avx512f", "avx2", "default")))
+#include "base/fast_loop.h"
 
-FAST_LOOP static void plain(float rate, float momentum, float decay, int64_t n, float *restrict w, float *restrict v,
-                            const float *restrict g) {
+LS_FAST_LOOP static void plain(float rate, float momentum, float decay, int64_t n, float *restrict w, float *restrict v,
+                               const float *restrict g) {
   for (int64_t i = 0; i < n; i++) {
     float step = momentum * v[i] + (g[i] + decay * w[i]);
     v[i] = step;
@@ -12,8 +12,8 @@ FAST_LOOP static void plain(float rate, float momentum, float decay, int64_t n, 
   }
 }
 
-FAST_LOOP static void nesterov(float rate, float momentum, float decay, int64_t n, float *restrict w, float *restrict v,
-                               const float *restrict g) {
+LS_FAST_LOOP static void nesterov(float rate, float momentum, float decay, int64_t n, float *restrict w,
+                                  float *restrict v, const float *restrict g) {
   for (int64_t i = 0; i < n; i++) {
     float gradient = g[i] + decay * w[i], step = momentum * v[i] + gradient;
     v[i] = step;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backend/cpu/batch16_internal.h"
+#include "base/fast_loop.h"
 
 const struct ls_b16_kernels *ls_b16_kernels(void) {
   __builtin_cpu_init();
@@ -50,10 +51,8 @@ static struct window window_at(const struct ls_b16_pool *v, int64_t p, int64_t q
   return at;
 }
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) static void max_forward(const struct ls_b16_pool *v,
-                                                                                     const struct window *at,
-                                                                                     const float *x, float *y,
-                                                                                     uint8_t *where) {
+LS_FAST_LOOP static void max_forward(const struct ls_b16_pool *v, const struct window *at, const float *x, float *y,
+                                     uint8_t *where) {
   float best[LS_B16_LANES];
   int32_t place[LS_B16_LANES];
   for (int l = 0; l < LS_B16_LANES; l++) {

@@ -7,9 +7,8 @@
 #include <string.h>
 
 #include "backend/cpu/cpu_internal.h"
+#include "base/fast_loop.h"
 #include "base/philox.h"
-
-#define FAST_LOOP __attribute__((target_clones("avx512f", "avx2", "default")))
 
 struct loop_op {
   struct cpu_op base;
@@ -18,18 +17,18 @@ struct loop_op {
 
 static void release_op(struct cpu_op *state) { free(state); }
 
-FAST_LOOP static void add_two(const float *a, const float *b, float *y, int64_t n, bool relu) {
+LS_FAST_LOOP static void add_two(const float *a, const float *b, float *y, int64_t n, bool relu) {
   for (int64_t i = 0; i < n; i++) {
     float sum = a[i] + b[i];
     y[i] = relu && sum < 0 ? 0 : sum;
   }
 }
 
-FAST_LOOP static void relu_forward(const float *x, float *y, int64_t n, float slope) {
+LS_FAST_LOOP static void relu_forward(const float *x, float *y, int64_t n, float slope) {
   for (int64_t i = 0; i < n; i++) y[i] = x[i] < 0 ? slope * x[i] : x[i];  // NaN passes
 }
 
-FAST_LOOP static void relu_backward(const float *y, const float *dy, float *dx, int64_t n, float slope) {
+LS_FAST_LOOP static void relu_backward(const float *y, const float *dy, float *dx, int64_t n, float slope) {
   for (int64_t i = 0; i < n; i++) dx[i] = y[i] > 0 ? dy[i] : slope * dy[i];
 }
 
