@@ -60,7 +60,7 @@ static void check(int shards, int workers) {
   }
   for (int i = 0; i < N; i++) {
     float expected = tree(0, shards, i);
-    if (memcmp(&out[i], &expected, sizeof expected) != 0) {
+    if (out[i] != expected) {
       fail_msg("%d shards, %d workers: [%d] is %a instead of %a", shards, workers, i, (double)out[i], (double)expected);
     }
   }

@@ -29,10 +29,8 @@ static void check(float momentum, float decay, bool nesterov) {
   double ew[N], ev[N] = {0}, worst = 0;
   for (uint32_t i = 0; i < N; i++) ew[i] = w[i] = draw(0, i);
   for (uint32_t step = 0; step < STEPS; step++) {
-    struct ls_sgd sgd = {.learning_rate = 0.1f / (float)(1 + step / 10),
-                         .momentum = momentum,
-                         .weight_decay = decay,
-                         .nesterov = nesterov};
+    struct ls_sgd sgd = {
+        .learning_rate = step < 10 ? 0.1f : 0.05f, .momentum = momentum, .weight_decay = decay, .nesterov = nesterov};
     for (uint32_t i = 0; i < N; i++) g[i] = draw(1 + step, i);
     ls_sgd_update(&sgd, N, w, v, g);
     for (uint32_t i = 0; i < N; i++) recurrence(&sgd, step == 0, &ew[i], &ev[i], g[i]);
