@@ -65,18 +65,22 @@ static int columns(FILE *out) {
   return 80;
 }
 
-// "epoch 2/10"; the number of epochs follows from the share of steps done.
+// "epoch 2/10". An epoch rarely is a whole number of steps: the step that holds its last images ends it.
 static void format_epoch(char *text, size_t size, const struct ls_progress *progress,
                          const Lockstep__V1__StepReport *step) {
-  double total =
-      step->step && progress->total_steps ? step->epoch * (double)progress->total_steps / (double)step->step : 0;
-  double current = floor(step->epoch - 1e-9) + 1;
-  if (total >= 1) {
-    double last = ceil(total - 1e-6 * total - 1e-9);
-    snprintf(text, size, "epoch %.0f/%.0f", fmin(fmax(current, 1), last), last);
+  double steps_per_epoch = step->epoch > 0 ? (double)step->step / step->epoch : 0;
+  double current = step->step && steps_per_epoch > 0 ? floor((double)(step->step - 1) / steps_per_epoch) + 1 : 1;
+  if (progress->total_steps && steps_per_epoch > 0) {
+    double last = floor((double)(progress->total_steps - 1) / steps_per_epoch) + 1;
+    snprintf(text, size, "epoch %.0f/%.0f", fmin(current, last), last);
   } else {
-    snprintf(text, size, "epoch %.0f", fmax(current, 1));
+    snprintf(text, size, "epoch %.0f", current);
   }
+}
+
+// The epoch after `step` steps, whole when that step ended one.
+static double shown_epoch(double epoch, uint64_t step) {
+  return step && epoch - floor(epoch) < epoch / (double)step ? floor(epoch) : epoch;
 }
 
 static void format_step(char *text, size_t size, const struct ls_progress *progress,
@@ -163,7 +167,7 @@ static void on_started(struct ls_progress *progress, const Lockstep__V1__Event *
 static void on_evaluation(struct ls_progress *progress, const Lockstep__V1__EvaluationReport *report) {
   char images[32];
   ls_progress_say(progress, "epoch %.4g  validation accuracy %.2f %%  top-5 %.2f %%  loss %.4f  (%s images)",
-                  report->epoch, report->accuracy * 100, report->top5 * 100, report->loss,
+                  shown_epoch(report->epoch, report->step), report->accuracy * 100, report->top5 * 100, report->loss,
                   ls_format_count(images, report->images));
 }
 
@@ -171,8 +175,8 @@ static void on_checkpoint(struct ls_progress *progress, const Lockstep__V1__Chec
   char bytes[32];
   const char *slash = strrchr(report->file, '/');
   ls_progress_say(progress, "epoch %.4g  checkpoint %s  %s, written in %.0f ms (training stood still for %.1f ms)",
-                  report->epoch, slash ? slash + 1 : report->file, ls_format_bytes(bytes, (double)report->bytes),
-                  report->write_ms, report->stall_ms);
+                  shown_epoch(report->epoch, report->step), slash ? slash + 1 : report->file,
+                  ls_format_bytes(bytes, (double)report->bytes), report->write_ms, report->stall_ms);
 }
 
 void ls_progress_event(struct ls_progress *progress, const Lockstep__V1__Event *event) {

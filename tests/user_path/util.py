@@ -68,10 +68,10 @@ class Place:
         return subprocess.run([LOCKSTEP, *arguments], cwd=self.folder, env=self.environment, capture_output=True,
                               text=True, timeout=timeout, **options)
 
-    def start_daemon(self):
+    def start_daemon(self, *options):
         with open(self.path("daemon.log"), "ab") as log:
             self.daemon = subprocess.Popen([LOCKSTEPD, "--state", self.path("daemon"), "--socket", self.path("d.sock"),
-                                            "--http", "127.0.0.1:0"], env=self.environment, stdin=subprocess.DEVNULL,
+                                            "--http", "127.0.0.1:0", *options], env=self.environment, stdin=subprocess.DEVNULL,
                                            stdout=log, stderr=log)
         wait_for(lambda: self.run("devices").returncode == 0 or self.daemon.poll() is not None, "the daemon's answer")
         assert self.daemon.poll() is None, open(self.path("daemon.log"), encoding="utf-8").read()
