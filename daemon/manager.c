@@ -448,6 +448,19 @@ static ls_status make_folder(const struct job *job, struct ls_error *err) {
   return status;
 }
 
+// The client resolves names: the daemon knows neither its folder nor its model files.
+static ls_status check_inline(const Lockstep__V1__Job *spec, struct ls_error *err) {
+  const char *paths[][2] = {{"data.train", spec->data->train}, {"data.validation", spec->data->validation}};
+  for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+    const char *path = paths[i][1];
+    if (path && *path && *path != '/') {
+      return ls_fail(err, LS_INVALID, "key '%s': '%s' is no absolute path, and the daemon does not know your folder",
+                     paths[i][0], path);
+    }
+  }
+  return LS_OK;
+}
+
 ls_status manager_submit(struct manager *m, Lockstep__V1__Job *spec, const char *request_key, const char *user,
                          struct job **result, struct ls_error *err) {
   struct job *job = find_key(m, request_key);
@@ -459,6 +472,7 @@ ls_status manager_submit(struct manager *m, Lockstep__V1__Job *spec, const char 
   uint64_t id = 0;
   int64_t now = ls_time_us();
   ls_status status = ls_spec_complete_job(spec, err);
+  if (status == LS_OK) status = check_inline(spec, err);
   if (status == LS_OK) status = check_devices(m, spec, 0, err);
   if (status == LS_OK) status = store_begin(m->store, request_key, spec, user, now, &id, err);
   if (status == LS_OK && !(job = job_new(id, m->folder_of_jobs, spec)))

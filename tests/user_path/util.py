@@ -52,6 +52,8 @@ class Place:
         self.environment.pop("XDG_RUNTIME_DIR", None)
         return self
 
+    lockstep = LOCKSTEP
+
     def __exit__(self, *_):
         self.stop_daemon()
         shutil.rmtree(self.folder, ignore_errors=True)
