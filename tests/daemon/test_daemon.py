@@ -61,6 +61,8 @@ def test_restart_loses_nothing():
             place.start_daemon()
             info = show(place, job)
             assert (info["state"], info["pid"], info["attempt"]) == ("running", pid, 1), info
+        step = show(place, job)["step"]
+        wait_for(lambda: show(place, job)["step"] > step + 20, "the job to go on", 60)
         assert place.run("cancel", job).returncode == 0
         in_state(place, job, "cancelled")
         out, err = watch.communicate(timeout=60)
@@ -113,7 +115,7 @@ def test_order_of_the_queue():
         infos = [show(place, job) for job in jobs]
         assert [i["state"] for i in infos] == ["running"] + 3 * ["queued"], infos
         assert "waits for 2 devices" in infos[1]["reason"] and f"behind job {jobs[1]}" in infos[2]["reason"], infos
-        devices = json.loads(place.run("devices", "-o", "json").stdout)
+        devices = json.loads(place.run("devices", "-o", "json").stdout)["devices"]
         assert sum(len(d["jobs"]) for d in devices) == min(2, len(devices)), devices
         # A queued job is cancelled and paused without ever running.
         assert place.run("cancel", jobs[2]).returncode == 0 and place.run("pause", jobs[3]).returncode == 0

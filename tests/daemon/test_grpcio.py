@@ -1,22 +1,36 @@
 """A gRPC client that nobody here wrote: Debian's python3-grpcio with stubs made from proto/ at test time. Submits,
 watches, cancels; health; and finds the services by reflection alone."""
+import glob
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 
 from util import JOB, ROOT, Place, run_tests, wait_for, write_data
 
-OUT = tempfile.mkdtemp(prefix="lockstep-stubs-")
-PROTO = os.path.join(ROOT, "proto")
-SOURCES = [os.path.join(folder, name) for folder, _, names in os.walk(PROTO) for name in names if name.endswith(".proto")]
-subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", PROTO, "--python_out", OUT, "--grpc_python_out", OUT,
-                *SOURCES], check=True)
-sys.path.insert(0, OUT)
+OUT = tempfile.TemporaryDirectory(prefix="lockstep-stubs-")
 
+
+def make_stubs():
+    # `grpc` is the library's own name: the standard services' files go under another one, with the wire names untouched.
+    tree, names = os.path.join(OUT.name, "proto"), []
+    for source in glob.glob(os.path.join(ROOT, "proto", "**", "*.proto"), recursive=True):
+        names.append(os.path.relpath(source, os.path.join(ROOT, "proto")).replace("grpc/", "standard/"))
+        os.makedirs(os.path.dirname(os.path.join(tree, names[-1])), exist_ok=True)
+        shutil.copyfile(source, os.path.join(tree, names[-1]))
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", tree, "-I/usr/include", "--python_out", OUT.name,
+                    "--grpc_python_out", OUT.name, *names], check=True)
+    sys.path.insert(0, OUT.name)
+
+
+make_stubs()
 import grpc  # noqa: E402
 from google.protobuf import descriptor_pb2, json_format  # noqa: E402
 from lockstep.v1 import job_pb2, service_pb2, service_pb2_grpc  # noqa: E402
+from standard.health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
+from standard.reflection.v1 import reflection_pb2, reflection_pb2_grpc  # noqa: E402
 
 
 def stub_of(place):
@@ -28,7 +42,6 @@ def job_message(place, **changes):
     """The job as `lockstep submit --dry-run` would send it."""
     result = place.run("submit", place.write("job.yaml", JOB), "--dry-run", "-o", "json")
     assert result.returncode == 0, result
-    import json
     fields = json.loads(result.stdout)
     message = job_pb2.Job()
     message.name = "foreign"
@@ -124,8 +137,6 @@ def test_cancel_and_errors():
 
 
 def test_health_and_reflection():
-    from grpc.health.v1 import health_pb2, health_pb2_grpc
-    from grpc.reflection.v1 import reflection_pb2, reflection_pb2_grpc
     with Place() as place:
         place.start_daemon()
         channel, _ = stub_of(place)
