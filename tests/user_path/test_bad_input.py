@@ -55,7 +55,7 @@ def test_job_file_is_missing():
 
 
 def test_data_that_do_not_fit():
-    job_fails(JOB, (1, 2), "tiny.h5", "label 12", "classes 0 to 9", data={"classes": 13, "labels": [0, 1, 12]})
+    job_fails(JOB, (1, 2), "tiny.h5", "label 12", "0 to 9", data={"classes": 13, "labels": [0, 1, 12]})
     job_fails(JOB, (1, 2), "tiny.h5", "3", "1", data={"channels": 3})
     job_fails(JOB, (1, 2), "tiny.h5", "20", "28", data={"height": 20, "width": 20})
 
