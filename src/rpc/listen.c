@@ -56,15 +56,15 @@ static ls_status open_socket(const char *path, unsigned mode, int *out, struct l
   LS_TRY(address_of(path, &address, err));
   LS_TRY(remove_stale(&address, err));
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return ls_fail_errno(err, errno, "cannot listen on '%s'", path);
+  if (fd < 0) return ls_fail_errno(err, errno, "cannot listen on '%s'", address.sun_path);
   if (bind(fd, (const struct sockaddr *)&address, sizeof address)) {
-    ls_status status = ls_fail_errno(err, errno, "cannot listen on '%s'", path);
+    ls_status status = ls_fail_errno(err, errno, "cannot listen on '%s'", address.sun_path);
     close(fd);
     return status;
   }
-  if (chmod(path, mode & 0777) || listen(fd, BACKLOG)) {
-    ls_status status = ls_fail_errno(err, errno, "cannot listen on '%s'", path);
-    unlink(path);
+  if (chmod(address.sun_path, mode & 0777) || listen(fd, BACKLOG)) {
+    ls_status status = ls_fail_errno(err, errno, "cannot listen on '%s'", address.sun_path);
+    unlink(address.sun_path);
     close(fd);
     return status;
   }

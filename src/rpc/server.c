@@ -1,4 +1,5 @@
 // Life of the server: its methods, its handles on the loop, orderly shutdown. See server.h and internal.h.
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,9 +99,19 @@ static void flush_marked(struct ls_rpc_server *server) {
 static void on_prepare(uv_prepare_t *prepare) { flush_marked(prepare->data); }
 static void on_check(uv_check_t *check) { flush_marked(check->data); }
 
+// libuv writes without MSG_NOSIGNAL: a client that is gone would end the process.
+static void survive_broken_pipes(void) {
+  struct sigaction action;
+  if (sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_DFL) {
+    action = (struct sigaction){.sa_handler = SIG_IGN};
+    sigaction(SIGPIPE, &action, NULL);
+  }
+}
+
 static void start(struct ls_rpc_server *server) {
   if (server->started) return;
   server->started = true;
+  survive_broken_pipes();
   server->open_handles += 2;
   uv_prepare_init(server->loop, &server->prepare);
   uv_check_init(server->loop, &server->check);

@@ -62,7 +62,8 @@ struct ls_rpc_server_options {
 
 ls_status ls_rpc_server_new(uv_loop_t *loop, const struct ls_rpc_server_options *options, struct ls_rpc_server **server,
                             struct ls_error *err);
-// Unix socket at `path` with `mode`; a stale socket file nobody listens on is replaced.
+// Unix socket at `path` with `mode`; a stale socket file nobody listens on is replaced. Makes the process ignore SIGPIPE
+// unless it has a handler for it (children that uv_spawn starts have the default again).
 ls_status ls_rpc_server_listen_unix(struct ls_rpc_server *server, const char *path, unsigned mode,
                                     struct ls_error *err);
 // Overall health: SERVING or NOT_SERVING for "" and every service.

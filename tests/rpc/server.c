@@ -151,7 +151,6 @@ int main(int argc, char **argv) {
   struct ls_error err = LS_ERROR_INIT;
   uv_loop_t loop;
   uv_loop_init(&loop);
-  signal(SIGPIPE, SIG_IGN);
   if (ls_rpc_server_new(&loop, &options, &server, &err) || ls_rpc_server_listen_unix(server, argv[1], 0600, &err)) {
     fprintf(stderr, "%s\n", err.text);
     return 1;

@@ -224,15 +224,23 @@ static inline void fixture_start(struct fixture *f) {
   pthread_barrier_wait(&f->started);
 }
 
-static inline void fixture_stop(struct fixture *f) {
+static inline void fixture_begin_stop(struct fixture *f) {
   atomic_store(&f->stop_wanted, true);
   uv_async_send(&f->stop);
+}
+
+static inline void fixture_end_stop(struct fixture *f) {
   pthread_join(f->thread, NULL);
   pthread_barrier_destroy(&f->started);
   assert_true(atomic_load(&f->stopped));
   assert_int_equal(uv_loop_close(&f->loop), 0);  // no handle is left
   assert_int_not_equal(access(f->path, F_OK), 0);
   assert_int_equal(rmdir(f->folder), 0);
+}
+
+static inline void fixture_stop(struct fixture *f) {
+  fixture_begin_stop(f);
+  fixture_end_stop(f);
 }
 
 static inline struct ls_rpc_client *fixture_connect(const struct fixture *f) {
