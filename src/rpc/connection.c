@@ -12,7 +12,7 @@
 
 #include "rpc/internal.h"
 
-enum { OUT_BYTES = 65536, QUEUED_FRAMES_LIMIT = 512, HANDSHAKE_MS = 20000 };
+enum { OUT_BYTES = 65536, QUEUED_FRAMES_LIMIT = 512, HANDSHAKE_MS = 20000, LINGER_MS = 500 };
 
 // ---- what nghttp2 tells
 
@@ -37,8 +37,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 
 static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
   struct ls_rpc_connection *connection = user;
-  if (frame->hd.type == NGHTTP2_SETTINGS && uv_is_active((uv_handle_t *)&connection->handshake)) {
-    uv_timer_stop(&connection->handshake);
+  if (frame->hd.type == NGHTTP2_SETTINGS && uv_is_active((uv_handle_t *)&connection->timer)) {
+    uv_timer_stop(&connection->timer);
   }
   if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA) return 0;
   struct ls_rpc_call *call = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
@@ -118,17 +118,24 @@ static void on_closed(uv_handle_t *handle) {
   ls_rpc_server_connection_gone(server);
 }
 
-void ls_rpc_connection_close(struct ls_rpc_connection *connection) {
+// Ends what runs on the connection; its socket stays open.
+static void drop_session(struct ls_rpc_connection *connection) {
   if (connection->closing) return;
   connection->closing = true;
   while (connection->calls) ls_rpc_call_gone(connection->calls);
   nghttp2_session_del(connection->session);
   connection->session = NULL;
-  uv_close((uv_handle_t *)&connection->pipe, on_closed);
-  uv_close((uv_handle_t *)&connection->handshake, on_closed);
 }
 
-static void on_handshake_over(uv_timer_t *timer) { ls_rpc_connection_close(timer->data); }
+void ls_rpc_connection_close(struct ls_rpc_connection *connection) {
+  drop_session(connection);
+  if (connection->hung_up) return;
+  connection->hung_up = true;
+  uv_close((uv_handle_t *)&connection->pipe, on_closed);
+  uv_close((uv_handle_t *)&connection->timer, on_closed);
+}
+
+static void on_time_over(uv_timer_t *timer) { ls_rpc_connection_close(timer->data); }
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
   (void)suggested;
@@ -138,7 +145,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
 
 static void on_read(uv_stream_t *stream, ssize_t size, const uv_buf_t *buffer) {
   struct ls_rpc_connection *connection = stream->data;
-  if (size == 0) return;
+  if (size == 0 || (size > 0 && connection->closing)) return;
   if (size < 0 || nghttp2_session_mem_recv(connection->session, (const uint8_t *)buffer->base, (size_t)size) != size) {
     ls_rpc_connection_close(connection);
     return;
@@ -156,6 +163,19 @@ static void on_written(uv_write_t *write, int status) {
   }
   ls_rpc_buffer_take(&connection->out, ls_rpc_buffer_size(&connection->out));
   ls_rpc_connection_flush(connection);
+}
+
+static void on_shut_down(uv_shutdown_t *request, int status) { (void)request, (void)status; }
+
+// The session is over and everything is written. Closing the socket now would break the pipe under a peer that is about
+// to write, and many then throw away what they have not read yet: let the peer close first.
+static void say_farewell(struct ls_rpc_connection *connection) {
+  drop_session(connection);
+  if (uv_shutdown(&connection->shutdown, (uv_stream_t *)&connection->pipe, on_shut_down) < 0 ||
+      uv_timer_start(&connection->timer, on_time_over, LINGER_MS, 0) < 0 ||
+      (connection->paused && uv_read_start((uv_stream_t *)&connection->pipe, on_alloc, on_read) < 0)) {
+    ls_rpc_connection_close(connection);
+  }
 }
 
 void ls_rpc_connection_mark(struct ls_rpc_connection *connection) {
@@ -199,12 +219,11 @@ void ls_rpc_connection_flush(struct ls_rpc_connection *connection) {
       fine = uv_write(&connection->write, (uv_stream_t *)&connection->pipe, &buffer, 1, on_written) == 0;
       connection->writing = fine;
     }
-    bool over = !connection->writing && !nghttp2_session_want_read(connection->session) &&
+    bool over = fine && !connection->writing && !nghttp2_session_want_read(connection->session) &&
                 !nghttp2_session_want_write(connection->session);
-    if (!fine || over) {
-      ls_rpc_connection_close(connection);
-      return;
-    }
+    if (!fine) ls_rpc_connection_close(connection);
+    if (over) say_farewell(connection);
+    if (!fine || over) return;
   }
   // Calls do not disappear here: `writable` may end them, but their streams close only in a later flush.
   for (struct ls_rpc_call *call = connection->calls; call; call = call->next) {
@@ -225,15 +244,13 @@ static bool open_session(struct ls_rpc_connection *connection) {
   return nghttp2_submit_settings(connection->session, NGHTTP2_FLAG_NONE, settings, 2) == 0;
 }
 
-void ls_rpc_connection_accept(struct ls_rpc_server *server, uv_stream_t *listener) {
+bool ls_rpc_connection_accept(struct ls_rpc_server *server, uv_stream_t *listener) {
   struct ls_rpc_connection *connection = calloc(1, sizeof *connection);
-  // Without memory the peer waits in the listener's queue until some other connection event.
-  if (!connection) return;
+  if (!connection) return false;
   connection->server = server;
-  connection->pipe.data = connection->handshake.data = connection;
   uv_pipe_init(server->loop, &connection->pipe, 0);
-  uv_timer_init(server->loop, &connection->handshake);
-  connection->pipe.data = connection->handshake.data = connection;
+  uv_timer_init(server->loop, &connection->timer);
+  connection->pipe.data = connection->timer.data = connection;
   connection->open_handles = 2;
   connection->next = server->connections;
   if (connection->next) connection->next->previous = connection;
@@ -242,10 +259,11 @@ void ls_rpc_connection_accept(struct ls_rpc_server *server, uv_stream_t *listene
   if (uv_accept(listener, (uv_stream_t *)&connection->pipe) < 0 || server->connection_count > server->max_connections ||
       !open_session(connection) || uv_read_start((uv_stream_t *)&connection->pipe, on_alloc, on_read) < 0) {
     ls_rpc_connection_close(connection);
-    return;
+    return true;
   }
-  uv_timer_start(&connection->handshake, on_handshake_over, HANDSHAKE_MS, 0);
+  uv_timer_start(&connection->timer, on_time_over, HANDSHAKE_MS, 0);
   ls_rpc_connection_mark(connection);
+  return true;
 }
 
 const char *ls_rpc_connection_user(struct ls_rpc_connection *connection) {

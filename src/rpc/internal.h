@@ -81,6 +81,7 @@ struct ls_rpc_listener {
   uv_pipe_t pipe;
   struct ls_rpc_server *server;
   struct ls_rpc_listener *next;
+  bool waiting;  // a connection could not be accepted for want of memory
   char *path;
   dev_t device;  // with `inode`: the socket file that is ours to remove
   ino_t inode;
@@ -135,21 +136,24 @@ struct ls_rpc_connection {
   struct ls_rpc_server *server;
   struct ls_rpc_connection *next, *previous;
   uv_pipe_t pipe;
-  uv_timer_t handshake;  // the peer must show that it speaks HTTP/2 before this ends
+  uv_timer_t timer;  // for the peer to show that it speaks HTTP/2, and for it to close the socket at the end
   nghttp2_session *session;
   struct ls_rpc_call *calls;
   struct ls_rpc_buffer out;  // being written
   uv_write_t write;
   bool writing;
-  bool paused;  // not reading: the peer makes us answer faster than it reads
-  bool marked;  // has frames to send
-  bool closing;
+  bool paused;   // not reading: the peer makes us answer faster than it reads
+  bool marked;   // has frames to send
+  bool closing;  // session and calls are gone
+  bool hung_up;  // the handles are being closed
+  uv_shutdown_t shutdown;
   unsigned open_handles;
   char user[LS_RPC_USER_BYTES];  // filled when first asked for
 };
 
 ls_status ls_rpc_session_callbacks_new(nghttp2_session_callbacks **callbacks, nghttp2_option **option);
-void ls_rpc_connection_accept(struct ls_rpc_server *server, uv_stream_t *listener);
+// False without memory; libuv tells of no further connection then until this one is accepted.
+bool ls_rpc_connection_accept(struct ls_rpc_server *server, uv_stream_t *listener);
 void ls_rpc_connection_mark(struct ls_rpc_connection *connection);
 void ls_rpc_connection_flush(struct ls_rpc_connection *connection);
 void ls_rpc_connection_close(struct ls_rpc_connection *connection);

@@ -74,7 +74,8 @@ static ls_status open_socket(const char *path, unsigned mode, int *out, struct l
 
 static void on_connection(uv_stream_t *stream, int status) {
   struct ls_rpc_listener *listener = stream->data;
-  if (status >= 0 && !listener->server->stopping) ls_rpc_connection_accept(listener->server, stream);
+  if (status < 0 || listener->server->stopping) return;
+  listener->waiting = !ls_rpc_connection_accept(listener->server, stream);
 }
 
 static void free_listener(struct ls_rpc_listener *listener) {

@@ -150,6 +150,9 @@ static void finish_if_empty(struct ls_rpc_server *server) {
 
 void ls_rpc_server_connection_gone(struct ls_rpc_server *server) {
   server->connection_count--;
+  for (struct ls_rpc_listener *listener = server->listeners; listener; listener = listener->next) {
+    if (listener->waiting) listener->waiting = !ls_rpc_connection_accept(server, (uv_stream_t *)&listener->pipe);
+  }
   finish_if_empty(server);
 }
 
