@@ -3,6 +3,7 @@ endpoint answers those it should."""
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import stat
@@ -54,6 +55,7 @@ def test_restart_loses_nothing():
         pid = show(place, job)["pid"]
         watch = subprocess.Popen([place.lockstep, "watch", job, "-o", "json"], env=place.environment,
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        lines = [watch.stdout.readline()]  # it is connected
         for end in (signal.SIGKILL, signal.SIGTERM):
             place.daemon.send_signal(end)
             place.daemon.wait(20)
@@ -66,10 +68,45 @@ def test_restart_loses_nothing():
         assert place.run("cancel", job).returncode == 0
         in_state(place, job, "cancelled")
         out, err = watch.communicate(timeout=60)
-        indices = [json.loads(line)["index"] for line in out.splitlines() if '"event"' in line]
+        indices = [json.loads(line)["index"] for line in lines + out.splitlines() if '"event"' in line]
         assert indices == list(range(len(indices))) and len(indices) > 2, (indices, err)
         wait_for(lambda: not os.path.exists(f"/proc/{pid}") or "Z" in open(f"/proc/{pid}/stat").read().split()[2],
                  "the coordinator's end")
+
+
+def test_fifty_kills():
+    """SIGKILL at random moments, also while jobs are being submitted: what was acknowledged is there, the running job
+    goes on in the same process and loses no step."""
+    draws = random.Random(50)
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        path = place.write("job.yaml", LONG.replace("epochs: 500", "epochs: 5000"))
+        place.start_daemon()
+        running = submit(place, path)
+        in_state(place, running, "running")
+        pid, step, acknowledged = show(place, running)["pid"], 0, [running]
+        for kill in range(50):
+            submission = subprocess.Popen([place.lockstep, "submit", path, "-o", "json", "--request-key", str(kill)],
+                                          env=place.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            try:
+                submission.wait(draws.uniform(0, 0.05) if kill % 2 else 30)
+            except subprocess.TimeoutExpired:
+                pass
+            place.daemon.kill()
+            place.daemon.wait()
+            out, err = submission.communicate(timeout=30)
+            if submission.returncode == 0:
+                acknowledged.append(json.loads(out)["id"])
+            else:
+                assert err.count("\n") == 1, err
+            place.start_daemon()
+            info = show(place, running)
+            assert (info["state"], info["pid"], info["attempt"]) == ("running", pid, 1) and info["step"] >= step, info
+            step = info["step"]
+            known = [job["id"] for job in json.loads(place.run("list", "-o", "json").stdout)]
+            assert set(acknowledged) <= set(known), (acknowledged, known)
+        assert len(acknowledged) > 25, acknowledged
+        assert place.run("cancel", running).returncode == 0
 
 
 def test_coordinator_ends_while_no_daemon_is_there():
