@@ -284,16 +284,3 @@ const struct ls_command ls_cmd_data_inspect = {
     .max_arguments = 1,
     .run = run_inspect,
 };
-
-// ---- data bench
-
-static int run_bench(struct ls_cli *cli, int count, char **arguments) {
-  (void)cli, (void)count, (void)arguments;
-  return ls_cli_complain(LS_CLI_USAGE, "data bench is not built yet");
-}
-
-const struct ls_command ls_cmd_data_bench = {.name = "data bench",
-                                             .arguments = "FILE.h5:/GROUP",
-                                             .summary = "Measure how fast a data set is read",
-                                             .max_arguments = -1,
-                                             .run = run_bench};

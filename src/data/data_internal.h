@@ -30,9 +30,11 @@ struct ls_dataset {
 
 // Bytes of image `index` into `pixels` [H,W,C]. Any thread.
 ls_status ls_dataset_read_image(const struct ls_dataset *dataset, int64_t index, uint8_t *pixels, struct ls_error *err);
+ls_status ls_dataset_image_size(const struct ls_dataset *dataset, int64_t index, int64_t *height, int64_t *width,
+                                struct ls_error *err);
 ls_status ls_dataset_read_label(const struct ls_dataset *dataset, int64_t index, int32_t *label, struct ls_error *err);
-
-// Position `i` of epoch `epoch`'s order of n samples: a bijection of [0, n), a function of its arguments alone.
-int64_t ls_sampler_permute(uint64_t seed, uint64_t epoch, int64_t n, int64_t i);
+// The error of a label that is not below `classes`.
+ls_status ls_dataset_label_too_large(const struct ls_dataset *dataset, int64_t index, int32_t label, int64_t classes,
+                                     struct ls_error *err);
 
 #endif

@@ -41,6 +41,8 @@ static ls_status take_images(struct ls_dataset *d, const char *name, const struc
   d->info.height = (int64_t)f->dim[1];
   d->info.width = (int64_t)f->dim[2];
   d->info.channels = f->rank == 4 ? (int64_t)f->dim[3] : 1;
+  d->info.smallest_height = d->info.height;
+  d->info.smallest_width = d->info.width;
   if (d->info.count < 1) return ls_fail(err, LS_INVALID, "'%s': dataset '%s' is empty", d->path, name);
   if (!ls_image_size_good(d->info.height, d->info.width, d->info.channels)) {
     return ls_fail(err, LS_INVALID,
@@ -220,6 +222,13 @@ const char *ls_dataset_class_name(const struct ls_dataset *d, int64_t label) {
   return number;
 }
 
+ls_status ls_dataset_label_too_large(const struct ls_dataset *d, int64_t index, int32_t label, int64_t classes,
+                                     struct ls_error *err) {
+  return ls_fail(err, LS_INVALID,
+                 "'%s:%s': sample %" PRId64 " has label %d, the network has %" PRId64 " classes, 0 to %" PRId64,
+                 d->info.path, d->info.group, index, label, classes, classes - 1);
+}
+
 ls_status ls_dataset_check_fits(const struct ls_dataset *d, int64_t channels, int64_t height, int64_t width,
                                 int64_t classes, struct ls_error *err) {
   const struct ls_dataset_info *i = &d->info;
@@ -227,18 +236,14 @@ ls_status ls_dataset_check_fits(const struct ls_dataset *d, int64_t channels, in
     return ls_fail(err, LS_INVALID, "'%s:%s' has images of %" PRId64 " channels, the network takes %" PRId64, i->path,
                    i->group, i->channels, channels);
   }
-  if (i->height < height || i->width < width) {
+  if (i->smallest_height < height || i->smallest_width < width) {
     return ls_fail(err, LS_INVALID,
                    "'%s:%s' has images of %" PRId64 "x%" PRId64 ", the network takes %" PRId64 "x%" PRId64
                    " cut out of them",
-                   i->path, i->group, i->height, i->width, height, width);
+                   i->path, i->group, i->smallest_height, i->smallest_width, height, width);
   }
   for (int64_t s = 0; d->labels && classes > 0 && s < i->count; s++) {
-    if (d->labels[s] >= classes) {
-      return ls_fail(err, LS_INVALID,
-                     "'%s:%s': sample %" PRId64 " has label %d, the network has %" PRId64 " classes, 0 to %" PRId64,
-                     i->path, i->group, s, d->labels[s], classes, classes - 1);
-    }
+    if (d->labels[s] >= classes) return ls_dataset_label_too_large(d, s, d->labels[s], classes, err);
   }
   return LS_OK;
 }
@@ -254,5 +259,13 @@ ls_status ls_dataset_read_image(const struct ls_dataset *d, int64_t index, uint8
       return ls_fail(err, LS_CORRUPT, "'%s' got shorter while it was read: image %" PRId64 " is gone", d->path, index);
     done += (uint64_t)got;
   }
+  return LS_OK;
+}
+
+ls_status ls_dataset_image_size(const struct ls_dataset *d, int64_t index, int64_t *height, int64_t *width,
+                                struct ls_error *err) {
+  (void)index, (void)err;
+  *height = d->info.height;
+  *width = d->info.width;
   return LS_OK;
 }

@@ -14,9 +14,10 @@ struct ls_dataset_info {
   const char *path;                 // file
   const char *group;                // "/train"
   int64_t count;                    // N
-  int64_t height, width, channels;  // of the stored images
-  int64_t classes;                  // from class_names, else 1 + the largest label
-  float mean[4], deviation[4];      // per channel, 0-255 scale; has_statistics says whether the file gave them
+  int64_t height, width, channels;  // of the stored images; of the largest where they differ (encoded ones)
+  int64_t smallest_height, smallest_width;
+  int64_t classes;              // from class_names, else 1 + the largest label
+  float mean[4], deviation[4];  // per channel, 0-255 scale; has_statistics says whether the file gave them
   bool has_statistics;
 };
 

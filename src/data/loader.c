@@ -1,7 +1,9 @@
 // The loader: a ring of batches between reader threads and worker threads. See loader.h for the order of samples.
 //
-// A batch is cut into parts of a few images; readers take the next part, in order, whenever its batch's slot is free. One
-// mutex guards the ring's states; it is taken once a part and once a batch, never while reading or computing.
+// A batch's samples are sorted by their place in the file and cut into parts of a few images; readers take the next part,
+// in order, whenever its batch's slot is free, and ask for its bytes before they work on the part they took before, so
+// that the disk has always something to do. One mutex guards the ring's states; it is taken twice a part and twice a
+// batch, never while reading or computing.
 //
 //   slot:  free --first part taken--> filling --last part done--> ready --all consumers done--> free
 #include "data/loader.h"
@@ -14,22 +16,45 @@
 
 #include "base/clock.h"
 #include "data/data_internal.h"
+#include "data/reader.h"
+#include "data/sampler.h"
 
 enum { PART_IMAGES = 16, DEFAULT_DEPTH = 3, MAX_READERS = 256 };
 
 enum slot_state { SLOT_FREE, SLOT_FILLING, SLOT_READY };
 
+// A sample of a batch.
+struct wanted {
+  int64_t sample, place;  // in the data set, in the batch
+  uint64_t epoch;
+  int crop;  // of ten; -1: as the augmenter says
+};
+
 struct slot {
   struct ls_batch batch;  // first: the consumer's pointer is the slot's
+  struct wanted *wanted;  // [valid], in the file's order
   enum slot_state state;
   int parts_left, consumers_left;
   ls_status status;  // of the readers
   struct ls_error error;
 };
 
+// Some images of a batch, in the hands of one reader.
+struct part {
+  struct slot *slot;
+  int number;       // images [number * PART_IMAGES, + PART_IMAGES) of slot->wanted
+  int first_place;  // of the reader
+  int queued;       // images asked for
+  struct ls_view views[PART_IMAGES];
+  struct ls_error error;
+  int64_t busy_ns, read_ns, decode_ns, augment_ns;
+  uint64_t bytes;
+};
+
 struct ls_loader {
   struct ls_loader_options options;
   struct ls_augmenter augmenter;
+  struct ls_sampler sampler;
   size_t image_bytes;  // of one delivered image
   int parts;           // of a batch
   uint64_t batches;    // of an evaluation pass; UINT64_MAX in training
@@ -44,125 +69,193 @@ struct ls_loader {
   struct ls_loader_stats stats;
 };
 
-static int64_t dataset_count(const struct ls_loader *l) { return l->options.dataset->info.count; }
-
-// The sample at position `position` of the endless sequence.
-static int64_t sample_at(const struct ls_loader *l, uint64_t position, uint64_t *epoch) {
-  int64_t n = dataset_count(l);
-  *epoch = position / (uint64_t)n;
-  int64_t i = (int64_t)(position % (uint64_t)n);
-  bool shuffled = l->options.training && l->options.shuffle != LOCKSTEP__V1__SHUFFLE__SHUFFLE_NONE;
-  return shuffled ? ls_sampler_permute(l->options.seed, *epoch, n, i) : i;
+// Positions of an epoch or of an evaluation pass.
+static int64_t position_count(const struct ls_loader *l) {
+  return l->options.dataset->info.count * (l->options.ten_crop ? LS_TEN_CROP : 1);
 }
-
-struct reader_times {
-  int64_t read_ns, augment_ns;
-};
-
-struct wanted {
-  int64_t sample, place;
-  uint64_t epoch;
-};
 
 static int by_sample(const void *a, const void *b) {
   const struct wanted *x = a, *y = b;
   return (x->sample > y->sample) - (x->sample < y->sample);
 }
 
-static ls_status load_part(struct ls_loader *l, struct slot *slot, int part, uint8_t *pixels,
-                           struct ls_augment_scratch *scratch, struct reader_times *times, struct ls_error *err) {
-  int64_t begin = (int64_t)part * PART_IMAGES, end = begin + PART_IMAGES;
-  if (end > l->options.batch) end = l->options.batch;
-  struct wanted wanted[PART_IMAGES];
-  int count = 0;
-  for (int64_t i = begin; i < end; i++) {
-    uint64_t position = slot->batch.index * (uint64_t)l->options.batch + (uint64_t)i;
-    if (!l->options.training && position >= (uint64_t)dataset_count(l)) {
-      slot->batch.labels[i] = -1;
-      memset((char *)slot->batch.images + (size_t)i * l->image_bytes, 0, l->image_bytes);
-      continue;
+// What batch `index` holds: positions [index * B, + valid) of the endless sequence.
+static void fill_in(struct ls_loader *l, struct slot *slot, uint64_t index) {
+  int64_t n = position_count(l), left = n - (int64_t)index * l->options.batch;
+  slot->batch.index = index;
+  slot->batch.valid = l->options.training || left > l->options.batch ? l->options.batch : left;
+  for (int64_t i = 0; i < slot->batch.valid; i++) {
+    uint64_t position = index * (uint64_t)l->options.batch + (uint64_t)i;
+    struct wanted *w = &slot->wanted[i];
+    *w = (struct wanted){.place = i, .crop = -1};
+    if (l->options.training) {
+      w->epoch = position / (uint64_t)n;
+      w->sample = ls_sampler_at(&l->sampler, w->epoch, (int64_t)(position % (uint64_t)n));
+    } else if (l->options.ten_crop) {
+      w->sample = (int64_t)position / LS_TEN_CROP;
+      w->crop = (int)(position % LS_TEN_CROP);
+    } else {
+      w->sample = (int64_t)position;
     }
-    wanted[count].sample = sample_at(l, position, &wanted[count].epoch);
-    wanted[count++].place = i;
   }
-  qsort(wanted, (size_t)count, sizeof *wanted, by_sample);  // in the file's order
-  for (int i = 0; i < count; i++) {
-    int64_t start = ls_clock_ns();
-    LS_TRY(ls_dataset_read_image(l->options.dataset, wanted[i].sample, pixels, err));
-    LS_TRY(ls_dataset_read_label(l->options.dataset, wanted[i].sample, &slot->batch.labels[wanted[i].place], err));
-    int64_t middle = ls_clock_ns();
-    const struct ls_dataset_info *info = &l->options.dataset->info;
-    struct ls_view view;
-    ls_augmenter_view(&l->augmenter, info->height, info->width, wanted[i].epoch, wanted[i].sample, -1, &view);
-    size_t stride = (size_t)(info->width * info->channels);
-    LS_TRY(ls_augmenter_apply(
-        &l->augmenter, &view, pixels + (size_t)view.source.top * stride + (size_t)(view.source.left * info->channels),
-        stride, scratch, (char *)slot->batch.images + (size_t)wanted[i].place * l->image_bytes, err));
-    times->read_ns += middle - start;
-    times->augment_ns += ls_clock_ns() - middle;
-  }
-  return LS_OK;
+  if (l->options.training) qsort(slot->wanted, (size_t)slot->batch.valid, sizeof *slot->wanted, by_sample);
 }
 
-// Takes the next part whose slot is free; NULL at the end. Called with the lock held.
-static struct slot *take_part(struct ls_loader *l, int *part) {
+// Takes the next part whose slot is free. False: at the end, or none is free and `wait` is not set. Called with the lock
+// held.
+static bool take_part(struct ls_loader *l, bool wait, struct part *part) {
   for (;;) {
     uint64_t batch = l->options.first_batch + l->next_part / (uint64_t)l->parts;
-    if (l->stop || batch >= l->batches) return NULL;
-    *part = (int)(l->next_part % (uint64_t)l->parts);
-    struct slot *slot = &l->slots[batch % (uint64_t)l->depth];
-    if (*part > 0 || slot->state == SLOT_FREE) {
-      if (*part == 0) {
-        slot->state = SLOT_FILLING;
-        slot->parts_left = l->parts;
-        slot->status = LS_OK;
-        slot->batch.index = batch;
-        int64_t left = dataset_count(l) - (int64_t)batch * l->options.batch;
-        slot->batch.valid = l->options.training || left > l->options.batch ? l->options.batch : left;
+    if (l->stop || batch >= l->batches) return false;
+    part->number = (int)(l->next_part % (uint64_t)l->parts);
+    part->slot = &l->slots[batch % (uint64_t)l->depth];
+    if (part->number > 0 || part->slot->state == SLOT_FREE) {
+      if (part->number == 0) {
+        part->slot->state = SLOT_FILLING;
+        part->slot->parts_left = l->parts;
+        part->slot->status = LS_OK;
+        fill_in(l, part->slot, batch);
       }
       l->next_part++;
-      return slot;
+      return true;
     }
+    if (!wait) return false;
     int64_t start = ls_clock_ns();
     pthread_cond_wait(&l->changed_free, &l->lock);
     l->stats.reader_wait_s += (double)(ls_clock_ns() - start) * 1e-9;
   }
 }
 
-static void *reader(void *argument) {
-  struct ls_loader *l = argument;
-  uint8_t *pixels = malloc(l->options.dataset->image_bytes);
-  struct ls_augment_scratch scratch = {NULL, 0};
-  struct slot *slot;
-  int part;
-  pthread_mutex_lock(&l->lock);
-  while ((slot = take_part(l, &part)) != NULL) {
-    pthread_mutex_unlock(&l->lock);
-    struct ls_error error = LS_ERROR_INIT;
-    struct reader_times times = {0};
-    int64_t start = ls_clock_ns();
-    ls_status status = pixels ? load_part(l, slot, part, pixels, &scratch, &times, &error)
-                              : ls_fail(&error, LS_NO_MEMORY, "no memory to read an image");
-    pthread_mutex_lock(&l->lock);
-    l->stats.reader_busy_s += (double)(ls_clock_ns() - start) * 1e-9;
-    l->stats.read_s += (double)times.read_ns * 1e-9;
-    l->stats.augment_s += (double)times.augment_ns * 1e-9;
-    if (status != LS_OK && slot->status == LS_OK) {
-      slot->status = status;
-      slot->error = error;
-    }
-    if (--slot->parts_left == 0) {
-      slot->state = SLOT_READY;
-      slot->consumers_left = l->options.consumers;
-      l->stats.batches++;
-      l->stats.bytes_read += (uint64_t)slot->batch.valid * l->options.dataset->image_bytes;
-      pthread_cond_broadcast(&l->changed_ready);
-      pthread_cond_broadcast(&l->changed_free);  // a reader may wait for the next batch's slot
-    }
+static void put_part_back(struct ls_loader *l, struct part *part) {
+  struct slot *slot = part->slot;
+  l->stats.reader_busy_s += (double)part->busy_ns * 1e-9;
+  l->stats.read_s += (double)part->read_ns * 1e-9;
+  l->stats.decode_s += (double)part->decode_ns * 1e-9;
+  l->stats.augment_s += (double)part->augment_ns * 1e-9;
+  l->stats.bytes_read += part->bytes;
+  if (part->error.status != LS_OK && slot->status == LS_OK) {
+    slot->status = part->error.status;
+    slot->error = part->error;
   }
+  if (--slot->parts_left == 0) {
+    slot->state = SLOT_READY;
+    slot->consumers_left = l->options.consumers;
+    l->stats.batches++;
+    pthread_cond_broadcast(&l->changed_ready);
+    pthread_cond_broadcast(&l->changed_free);  // a reader may wait for the next batch's slot
+  }
+}
+
+// ---- a reader thread
+
+struct hands {
+  struct ls_loader *loader;
+  struct ls_reader *reader;
+  struct ls_augment_scratch scratch;
+};
+
+static void part_range(const struct part *part, int *begin, int *count) {
+  int64_t valid = part->slot->batch.valid, first = (int64_t)part->number * PART_IMAGES;
+  *begin = (int)first;
+  *count = first >= valid ? 0 : valid - first < PART_IMAGES ? (int)(valid - first) : PART_IMAGES;
+}
+
+// Draws for the part's images and asks for their bytes.
+static void begin_part(struct hands *hands, struct part *part) {
+  struct ls_loader *l = hands->loader;
+  int64_t start = ls_clock_ns();
+  int begin, count;
+  part_range(part, &begin, &count);
+  part->read_ns = part->decode_ns = part->augment_ns = 0;
+  part->error = (struct ls_error)LS_ERROR_INIT;
+  part->queued = 0;
+  uint64_t bytes = ls_reader_bytes(hands->reader);
+  for (int i = 0; i < count && part->error.status == LS_OK; i++) {
+    const struct wanted *w = &part->slot->wanted[begin + i];
+    int64_t height, width;
+    if (ls_dataset_image_size(l->options.dataset, w->sample, &height, &width, &part->error) != LS_OK) break;
+    ls_augmenter_view(&l->augmenter, height, width, w->epoch, w->sample, w->crop, &part->views[i]);
+    if (ls_reader_queue(hands->reader, part->first_place + i, w->sample, &part->views[i].source, &part->error) == LS_OK)
+      part->queued++;
+  }
+  part->bytes = ls_reader_bytes(hands->reader) - bytes;
+  part->busy_ns = part->read_ns = ls_clock_ns() - start;
+}
+
+static ls_status read_label(const struct ls_loader *l, int64_t sample, int32_t *label, struct ls_error *err) {
+  const struct ls_dataset *d = l->options.dataset;
+  LS_TRY(ls_dataset_read_label(d, sample, label, err));
+  if (l->options.classes > 0 && *label >= l->options.classes)
+    return ls_dataset_label_too_large(d, sample, *label, l->options.classes, err);
+  return LS_OK;
+}
+
+static void end_part(struct hands *hands, struct part *part) {
+  struct ls_loader *l = hands->loader;
+  struct ls_batch *batch = &part->slot->batch;
+  int64_t start = ls_clock_ns(), now = start;
+  int begin, count;
+  part_range(part, &begin, &count);
+  uint64_t bytes = ls_reader_bytes(hands->reader);
+  for (int i = 0; i < part->queued; i++) {
+    const struct wanted *w = &part->slot->wanted[begin + i];
+    struct ls_pixels pixels;
+    // What was asked for is taken also after an error: its place is needed again.
+    struct ls_error error = LS_ERROR_INIT;
+    if (ls_reader_take(hands->reader, part->first_place + i, &pixels, &error) == LS_OK)
+      read_label(l, w->sample, &batch->labels[w->place], &error);
+    int64_t before = now, middle = ls_clock_ns();
+    if (error.status == LS_OK && part->error.status == LS_OK) {
+      ls_augmenter_apply(&l->augmenter, &part->views[i], pixels.data, pixels.stride_bytes, &hands->scratch,
+                         (char *)batch->images + (size_t)w->place * l->image_bytes, &error);
+      part->decode_ns += pixels.decode_ns;
+      part->read_ns += middle - before - pixels.decode_ns;
+    }
+    now = ls_clock_ns();
+    part->augment_ns += now - middle;
+    if (part->error.status == LS_OK) part->error = error;
+  }
+  // The places behind an evaluation's last image.
+  for (int64_t i = batch->valid; part->number == 0 && i < l->options.batch; i++) {
+    batch->labels[i] = -1;
+    memset((char *)batch->images + (size_t)i * l->image_bytes, 0, l->image_bytes);
+  }
+  part->bytes += ls_reader_bytes(hands->reader) - bytes;
+  part->busy_ns += ls_clock_ns() - start;
+}
+
+static void *reader(void *argument) {
+  struct hands hands = {.loader = argument};
+  struct ls_loader *l = hands.loader;
+  struct ls_error error = LS_ERROR_INIT;
+  struct part parts[2] = {{.first_place = 0}, {.first_place = PART_IMAGES}}, *current = &parts[0], *next = &parts[1];
+  ls_reader_new(l->options.dataset, l->options.direct, 2 * PART_IMAGES, &hands.reader, &error);
+  pthread_mutex_lock(&l->lock);
+  bool has_current = take_part(l, true, current);
   pthread_mutex_unlock(&l->lock);
-  ls_augment_scratch_release(&scratch);
-  free(pixels);
+  if (has_current && hands.reader) begin_part(&hands, current);
+  while (has_current) {
+    pthread_mutex_lock(&l->lock);
+    bool has_next = take_part(l, false, next);
+    pthread_mutex_unlock(&l->lock);
+    if (!hands.reader) {
+      current->error = error;
+    } else {
+      if (has_next) begin_part(&hands, next);
+      end_part(&hands, current);
+    }
+    pthread_mutex_lock(&l->lock);
+    put_part_back(l, current);
+    bool late = !has_next && (has_next = take_part(l, true, next));
+    pthread_mutex_unlock(&l->lock);
+    if (late && hands.reader) begin_part(&hands, next);
+    struct part *done = current;
+    current = next;
+    next = done;
+    has_current = has_next;
+  }
+  ls_augment_scratch_release(&hands.scratch);
+  ls_reader_free(hands.reader);
   return NULL;
 }
 
@@ -173,8 +266,9 @@ static ls_status allocate_images(struct ls_loader *l, struct slot *slot, struct 
   } else {
     slot->batch.images = aligned_alloc(64, bytes);
   }
+  slot->wanted = calloc((size_t)l->options.batch, sizeof *slot->wanted);
   slot->batch.labels = aligned_alloc(64, ((size_t)l->options.batch * sizeof(int32_t) + 63) / 64 * 64);
-  if (slot->batch.images && slot->batch.labels) return LS_OK;
+  if (slot->batch.images && slot->batch.labels && slot->wanted) return LS_OK;
   return ls_fail(err, LS_NO_MEMORY,
                  "cannot allocate a batch of %.1f MiB; a smaller prefetch.depth or batch_size needs less",
                  (double)bytes / 1048576);
@@ -191,16 +285,18 @@ ls_status ls_loader_new(const struct ls_loader_options *options, struct ls_loade
   if (!l) return ls_fail(err, LS_NO_MEMORY, "no memory for the loader");
   l->options = *options;
   if (l->options.consumers < 1) l->options.consumers = 1;
+  if (options->training) l->options.ten_crop = false;
+  ls_sampler_init(&l->sampler, options->seed, options->dataset->info.count, options->shuffle);
   l->depth = options->depth > 0 ? options->depth : DEFAULT_DEPTH;
   l->readers = options->readers > 0 ? options->readers : default_readers();
   if (l->readers > MAX_READERS) l->readers = MAX_READERS;
   l->parts = (int)((options->batch + PART_IMAGES - 1) / PART_IMAGES);
-  l->batches = options->training ? UINT64_MAX : (uint64_t)((dataset_count(l) + options->batch - 1) / options->batch);
+  l->batches = options->training ? UINT64_MAX : (uint64_t)((position_count(l) + options->batch - 1) / options->batch);
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->changed_free, NULL);
   pthread_cond_init(&l->changed_ready, NULL);
   const struct ls_dataset_info *info = &options->dataset->info;
-  ls_status status = ls_augmenter_init(&l->augmenter, options, info->height, info->width, err);
+  ls_status status = ls_augmenter_init(&l->augmenter, options, info->smallest_height, info->smallest_width, err);
   l->image_bytes =
       (size_t)(options->crop_height * options->crop_width * info->channels) * ls_dtype_bytes(options->output);
   l->slots = calloc((size_t)l->depth, sizeof *l->slots);
@@ -241,6 +337,7 @@ void ls_loader_free(struct ls_loader *l) {
     else
       free(l->slots[i].batch.images);
     free(l->slots[i].batch.labels);
+    free(l->slots[i].wanted);
   }
   free(l->slots);
   free(l->threads);

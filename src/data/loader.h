@@ -40,6 +40,8 @@ struct ls_loader_options {
   ls_status (*allocate)(void *user, size_t bytes, void **memory, struct ls_error *err);
   void (*release)(void *user, void *memory, size_t bytes);
   void *user;
+  bool ten_crop;    // evaluation only: each sample gives ten images in a row, its corners and centre and their mirrors
+  int64_t classes;  // > 0: a label that is not below it is an error
 };
 
 struct ls_batch {

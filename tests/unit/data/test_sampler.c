@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "data/data_internal.h"
+#include "data/sampler.h"
 
 static void test_is_permutation(void **state) {
   (void)state;

@@ -1,0 +1,199 @@
+// See reader.h.
+#include "data/reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BLOCK = 4096 };  // what O_DIRECT is aligned to
+
+struct place {
+  int64_t sample;
+  uint64_t offset;  // in the file, of the first byte wanted
+  size_t bytes;     // wanted
+  uint64_t from;    // what is read: [from, from + size), blocks when direct
+  size_t size, done;
+  uint8_t *buffer;
+  size_t capacity;
+  size_t stride_bytes;
+  bool in_flight;
+  int error_number;
+};
+
+struct ls_reader {
+  const struct ls_dataset *dataset;
+  int fd;  // own when direct
+  bool direct, has_ring;
+  struct io_uring ring;
+  int depth, unsubmitted;
+  struct place *places;
+  uint64_t bytes_read;
+};
+
+ls_status ls_reader_new(const struct ls_dataset *dataset, bool direct, int depth, struct ls_reader **result,
+                        struct ls_error *err) {
+  *result = NULL;
+  struct ls_reader *r = calloc(1, sizeof *r);
+  if (!r) return ls_fail(err, LS_NO_MEMORY, "no memory for a reader");
+  r->dataset = dataset;
+  r->direct = direct;
+  r->depth = depth;
+  r->fd = dataset->fd;
+  ls_status status = LS_OK;
+  r->places = calloc((size_t)depth, sizeof *r->places);
+  if (!r->places) status = ls_fail(err, LS_NO_MEMORY, "no memory for a reader");
+  if (status == LS_OK && direct) {
+    r->fd = open(dataset->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    if (r->fd < 0)
+      status = ls_fail_errno(err, errno, "'%s' cannot be read past the page cache (prefetch.direct)", dataset->path);
+  }
+  // Through the page cache a ring costs more than it brings: a hint and pread are faster (hot) or as fast (cold).
+  if (status == LS_OK && direct) r->has_ring = io_uring_queue_init((unsigned)depth, &r->ring, 0) == 0;
+  if (status != LS_OK) {
+    ls_reader_free(r);
+    return status;
+  }
+  *result = r;
+  return LS_OK;
+}
+
+static void drain(struct ls_reader *r) {
+  struct io_uring_cqe *cqe;
+  if (r->unsubmitted) io_uring_submit(&r->ring);
+  for (int i = 0; i < r->depth; i++) {
+    while (r->places[i].in_flight && io_uring_wait_cqe(&r->ring, &cqe) == 0) {
+      ((struct place *)io_uring_cqe_get_data(cqe))->in_flight = false;
+      io_uring_cqe_seen(&r->ring, cqe);
+    }
+  }
+}
+
+void ls_reader_free(struct ls_reader *r) {
+  if (!r) return;
+  if (r->has_ring) {
+    drain(r);  // the kernel writes into our buffers until then
+    io_uring_queue_exit(&r->ring);
+  }
+  if (r->direct && r->fd >= 0) close(r->fd);
+  for (int i = 0; r->places && i < r->depth; i++) free(r->places[i].buffer);
+  free(r->places);
+  free(r);
+}
+
+static ls_status make_room(struct place *p, size_t size, struct ls_error *err) {
+  if (p->capacity >= size) return LS_OK;
+  free(p->buffer);
+  size = (size + BLOCK - 1) / BLOCK * BLOCK;
+  p->buffer = aligned_alloc(BLOCK, size);
+  p->capacity = p->buffer ? size : 0;
+  return p->buffer ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory to read an image (%zu bytes)", size);
+}
+
+static void prepare_read(struct ls_reader *r, struct place *p) {
+  struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
+  io_uring_prep_read(sqe, r->fd, p->buffer + p->done, (unsigned)(p->size - p->done), p->from + p->done);
+  io_uring_sqe_set_data(sqe, p);
+  p->in_flight = true;
+  r->unsubmitted++;
+}
+
+ls_status ls_reader_queue(struct ls_reader *r, int place, int64_t sample, const struct ls_rect *rect,
+                          struct ls_error *err) {
+  const struct ls_dataset *d = r->dataset;
+  struct place *p = &r->places[place];
+  int64_t channels = d->info.channels;
+  p->stride_bytes = (size_t)(d->info.width * channels);
+  p->sample = sample;
+  p->offset = d->images_offset + (uint64_t)sample * d->image_bytes + (uint64_t)rect->top * p->stride_bytes +
+              (uint64_t)(rect->left * channels);
+  p->bytes =
+      rect->height && rect->width ? (size_t)(rect->height - 1) * p->stride_bytes + (size_t)(rect->width * channels) : 0;
+  p->from = r->direct ? p->offset / BLOCK * BLOCK : p->offset;
+  p->size = (size_t)(p->offset - p->from) + p->bytes;
+  if (r->direct) p->size = (p->size + BLOCK - 1) / BLOCK * BLOCK;
+  p->done = 0;
+  p->error_number = 0;
+  LS_TRY(make_room(p, p->size, err));
+  if (!p->bytes) return LS_OK;
+  if (r->has_ring)
+    prepare_read(r, p);
+  else if (!r->direct)
+    posix_fadvise(r->fd, (off_t)p->from, (off_t)p->size, POSIX_FADV_WILLNEED);  // the disk can begin
+  return LS_OK;
+}
+
+static size_t wanted(const struct place *p) { return (size_t)(p->offset - p->from) + p->bytes; }
+
+// One completion: a short read is gone on with, from a block's beginning when direct.
+static void complete(struct ls_reader *r, struct io_uring_cqe *cqe) {
+  struct place *p = io_uring_cqe_get_data(cqe);
+  int got = cqe->res;
+  io_uring_cqe_seen(&r->ring, cqe);
+  p->in_flight = false;
+  if (got == -EINTR || got == -EAGAIN)
+    got = 0;
+  else if (got < 0)
+    p->error_number = -got;
+  else if (got == 0)
+    p->error_number = ENODATA;  // the file has ended
+  if (got > 0) {
+    r->bytes_read += (uint64_t)got;
+    p->done += (size_t)got;
+  }
+  if (p->done >= wanted(p) || p->error_number) return;
+  if (r->direct) p->done = p->done / BLOCK * BLOCK;
+  prepare_read(r, p);
+}
+
+static ls_status wait_ring(struct ls_reader *r, struct place *p, struct ls_error *err) {
+  while (p->in_flight) {
+    struct io_uring_cqe *cqe;
+    int failed = r->unsubmitted ? io_uring_submit(&r->ring) : 0;
+    r->unsubmitted = 0;
+    if (failed >= 0) failed = io_uring_wait_cqe(&r->ring, &cqe);
+    if (failed == -EINTR) continue;
+    if (failed < 0) return ls_fail_errno(err, -failed, "cannot read '%s' with io_uring", r->dataset->path);
+    complete(r, cqe);
+  }
+  return LS_OK;
+}
+
+static void read_now(struct ls_reader *r, struct place *p) {
+  while (p->done < wanted(p) && !p->error_number) {
+    ssize_t got = pread(r->fd, p->buffer + p->done, p->size - p->done, (off_t)(p->from + p->done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      p->error_number = got < 0 ? errno : ENODATA;
+      return;
+    }
+    r->bytes_read += (uint64_t)got;
+    p->done += (size_t)got;
+    if (r->direct && p->done < wanted(p)) p->done = p->done / BLOCK * BLOCK;
+  }
+}
+
+ls_status ls_reader_take(struct ls_reader *r, int place, struct ls_pixels *pixels, struct ls_error *err) {
+  struct place *p = &r->places[place];
+  if (r->has_ring)
+    LS_TRY(wait_ring(r, p, err));
+  else
+    read_now(r, p);
+  if (p->error_number == ENODATA) {
+    return ls_fail(err, LS_CORRUPT, "'%s' got shorter while it was read: image %" PRId64 " is gone", r->dataset->path,
+                   p->sample);
+  }
+  if (p->error_number)
+    return ls_fail_errno(err, p->error_number, "cannot read image %" PRId64 " of '%s'", p->sample, r->dataset->path);
+  pixels->data = p->buffer + (p->offset - p->from);
+  pixels->stride_bytes = p->stride_bytes;
+  pixels->decode_ns = 0;
+  return LS_OK;
+}
+
+uint64_t ls_reader_bytes(const struct ls_reader *reader) { return reader->bytes_read; }
+
+bool ls_reader_has_ring(const struct ls_reader *reader) { return reader->has_ring; }
