@@ -215,6 +215,7 @@ bool ls_rpc_call_header(struct ls_rpc_call *call, const uint8_t *name, size_t na
 
 void ls_rpc_call_headers_end(struct ls_rpc_call *call) {
   const struct ls_rpc_server *server = call->connection->server;
+  if (call->finished) return;  // the drain time ended between two frames of the headers
   if (call->header_bytes > LS_RPC_HEADER_LIMIT_BYTES) {
     reject(call, LS_RPC_RESOURCE_EXHAUSTED, "the request's headers take %zu bytes; allowed are %d", call->header_bytes,
            (int)LS_RPC_HEADER_LIMIT_BYTES);

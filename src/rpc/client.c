@@ -223,7 +223,8 @@ static ls_status begin(struct ls_rpc_client *client, struct client_call *call, c
   return LS_OK;
 }
 
-// Sends and receives what there is; waits for at least something until `deadline_ns` (0: for ever).
+// Sends and receives what there is; waits for at least something until `deadline_ns` (0: for ever), then LS_TIMEOUT, for
+// which the caller has the words.
 static ls_status turn(struct ls_rpc_client *client, int64_t deadline_ns, struct ls_error *err) {
   if (nghttp2_session_send(client->session)) return lost(client, err);
   if (client->call->closed) return LS_OK;
@@ -231,7 +232,7 @@ static ls_status turn(struct ls_rpc_client *client, int64_t deadline_ns, struct 
   int wait_ms = -1;
   if (deadline_ns) {
     int64_t left_ns = deadline_ns - ls_clock_ns();
-    if (left_ns <= 0) return ls_fail(err, LS_TIMEOUT, "the daemon did not answer in time");
+    if (left_ns <= 0) return LS_TIMEOUT;
     wait_ms = (int)((left_ns + 999999) / 1000000);
   }
   struct pollfd wait = {.fd = client->fd, .events = POLLIN};
@@ -301,6 +302,7 @@ ls_status ls_rpc_client_call(struct ls_rpc_client *client, const char *method, c
   ls_status status = begin(client, &call, method, request, timeout_ms, err);
   while (status == LS_OK && !call.closed) {
     status = turn(client, deadline_ns, err);
+    if (status == LS_TIMEOUT) ls_fail(err, status, "the daemon did not answer %s within %u ms", method, timeout_ms);
     // A second message would be the server's mistake; it is left unread.
     if (status == LS_OK && !*response) status = next_message(&call, response_type, response, err);
   }

@@ -74,7 +74,7 @@ static void send_extensions(const struct ls_rpc_reflection *reflection, struct l
   free(numbers);
 }
 
-// Each service once: the methods of one stand together in the server's table.
+// Each service once, in the order of the server's table.
 static void send_services(const struct ls_rpc_server *server, struct ls_rpc_call *call, response_message *response) {
   Grpc__Reflection__V1__ServiceResponse *services = calloc(server->entry_count, sizeof *services);
   Grpc__Reflection__V1__ServiceResponse **list = calloc(server->entry_count, sizeof *list);
@@ -82,7 +82,9 @@ static void send_services(const struct ls_rpc_server *server, struct ls_rpc_call
     size_t count = 0;
     for (size_t i = 0; i < server->entry_count; i++) {
       const char *name = server->entries[i].method.service;
-      if (count && strcmp(services[count - 1].name, name) == 0) continue;
+      bool listed = false;
+      for (size_t j = 0; j < count && !listed; j++) listed = strcmp(services[j].name, name) == 0;
+      if (listed) continue;
       grpc__reflection__v1__service_response__init(&services[count]);
       services[count].name = (char *)(uintptr_t)name;
       list[count] = &services[count];
