@@ -190,7 +190,8 @@ static ls_status decode_message(struct context *c, const struct tree_node *node,
     // `relu` stands for `relu: {}` where the word names a member of a oneof.
     const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field_by_name(type, node->text);
     if (!field || !is_oneof(field) || field->type != PROTOBUF_C_TYPE_MESSAGE) {
-      bool choice = type->n_fields && is_oneof(&type->fields[type->n_fields - 1]);
+      bool choice = false;
+      for (unsigned i = 0; i < type->n_fields; i++) choice |= is_oneof(&type->fields[i]);
       return choice ? unknown_key(c, node, node->text, type) : wrong(c, node, key, "a mapping");
     }
     struct tree_node nothing = {.kind = TREE_MAP, .line = node->line, .column = node->column};

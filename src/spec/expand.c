@@ -55,6 +55,7 @@ struct parser {
   const struct tree_node *node;
   const char *at;
   bool failed;
+  int depth;  // of parentheses
 };
 
 static ls_status bad_expression(struct parser *p, const char *what, const char *detail) {
@@ -80,7 +81,12 @@ static long long operand(struct parser *p) {
   skip_spaces(p);
   if (*p->at == '(') {
     p->at++;
+    if (++p->depth > MAX_NESTING) {
+      bad_expression(p, "parentheses are nested too deep", "");
+      return 0;
+    }
     long long value = expression(p, 0);
+    p->depth--;
     skip_spaces(p);
     if (*p->at != ')')
       bad_expression(p, "a closing parenthesis is missing", "");
@@ -165,7 +171,7 @@ static ls_status substitute(struct expander *x, const struct scope *scope, const
                             const char **text) {
   *text = node->text;
   if (node->text[0] != '$') return LS_OK;
-  struct parser p = {x, scope, node, node->text + 1, false};
+  struct parser p = {x, scope, node, node->text + 1, false, 0};
   if (node->text[1] != '{') {
     const char *value = parameter_value(scope, node->text + 1, strlen(node->text + 1));
     if (!value) return bad_expression(&p, "no parameter of this block has this name", "");

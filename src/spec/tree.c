@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TEXT_BYTES = 1 << 20, MAX_DEPTH = 64, MAX_TREE_BYTES = 64 << 20, BLOCK_BYTES = 1 << 16 };
+enum { MAX_TEXT_BYTES = 1 << 20, MAX_DEPTH = 64, MAX_TREE_BYTES = 64 << 20, BLOCK_BYTES = 1 << 16, FROM_SETTING = -1 };
 
 struct block {
   struct block *next;
@@ -46,7 +46,7 @@ ls_status tree_fail(const struct tree *tree, const struct tree_node *node, struc
   ls_failv(err, LS_INVALID, format, args);
   va_end(args);
   if (node && node->line > 0) return ls_error_prefix(err, "%s:%d:%d", tree->file, node->line, node->column);
-  return ls_error_prefix(err, "%s", node ? "--set" : tree->file);
+  return ls_error_prefix(err, "%s", node && node->line == FROM_SETTING ? "--set" : tree->file);
 }
 
 struct tree_node *tree_new(struct tree *tree, enum tree_kind kind, const struct tree_node *like) {
@@ -116,63 +116,71 @@ static const char *node_text(struct tree *tree, struct fy_node *node) {
   return copy;
 }
 
-static ls_status convert(struct tree *tree, struct fy_node *from, int depth, struct tree_node **result,
+static ls_status convert(struct tree *tree, struct fy_node *from, int depth, struct tree_node *node,
                          struct ls_error *err);
+
+// Where a scalar stands; a map, a list and an empty value have no mark of their own.
+static void set_place(struct tree_node *node, struct fy_node *scalar) {
+  struct fy_token *token = fy_node_get_scalar_token(scalar);
+  const struct fy_mark *mark = token ? fy_token_start_mark(token) : NULL;
+  if (!mark) return;
+  node->line = mark->line + 1;
+  node->column = mark->column + 1;
+}
 
 static ls_status convert_map(struct tree *tree, struct fy_node *from, int depth, struct tree_node *map,
                              struct ls_error *err) {
   void *at = NULL;
   for (struct fy_node_pair *pair; (pair = fy_node_mapping_iterate(from, &at)) != NULL;) {
     struct fy_node *key = fy_node_pair_key(pair);
-    if (!key || fy_node_get_type(key) != FYNT_SCALAR) return tree_fail(tree, map, err, "a key must be a plain word");
+    if (!key || fy_node_get_type(key) != FYNT_SCALAR || fy_node_is_alias(key))
+      return tree_fail(tree, map, err, "a key must be a plain word");
     const char *name = node_text(tree, key);
-    if (!name) return no_memory(tree, err);
-    struct tree_node *child;
-    LS_TRY(convert(tree, fy_node_pair_value(pair), depth + 1, &child, err));
-    if (child->line == 0) child->line = map->line;
+    struct tree_node *child = tree_new(tree, TREE_SCALAR, map);
+    if (!name || !child) return no_memory(tree, err);
+    set_place(child, key);
+    if (map->line == 0) {  // the root stands where its first key does
+      map->line = child->line;
+      map->column = child->column;
+    }
     if (tree_find(map, name)) return tree_fail(tree, child, err, "key '%s' stands here a second time", name);
+    LS_TRY(convert(tree, fy_node_pair_value(pair), depth + 1, child, err));
     if (!tree_add(tree, map, name, child)) return no_memory(tree, err);
   }
   return LS_OK;
 }
 
-static ls_status convert(struct tree *tree, struct fy_node *from, int depth, struct tree_node **result,
+// Fills in `node`, which stands where its key or its list does until its own place is known. Aliases become copies of what
+// they name: one that is inside itself ends at the depth, many of many at the tree's memory.
+static ls_status convert(struct tree *tree, struct fy_node *from, int depth, struct tree_node *node,
                          struct ls_error *err) {
-  struct fy_token *token = from && fy_node_get_type(from) == FYNT_SCALAR ? fy_node_get_scalar_token(from) : NULL;
-  const struct fy_mark *mark = token ? fy_token_start_mark(token) : NULL;
-  enum fy_node_type type = from ? fy_node_get_type(from) : FYNT_SCALAR;
-  struct tree_node *node = *result = tree_new(tree,
-                                              type == FYNT_MAPPING    ? TREE_MAP
-                                              : type == FYNT_SEQUENCE ? TREE_LIST
-                                                                      : TREE_SCALAR,
-                                              NULL);
-  if (!node) return no_memory(tree, err);
-  if (mark) {
-    node->line = mark->line + 1;
-    node->column = mark->column + 1;
-  }
   if (depth > MAX_DEPTH) return tree_fail(tree, node, err, "nested more than %d levels deep", MAX_DEPTH);
-  if (!from) return LS_OK;
+  if (from && fy_node_is_alias(from)) {
+    from = fy_node_resolve_alias(from);
+    if (!from) return tree_fail(tree, node, err, "an alias names no anchor before it");
+  }
+  enum fy_node_type type = from ? fy_node_get_type(from) : FYNT_SCALAR;
   if (type == FYNT_MAPPING) {
-    LS_TRY(convert_map(tree, from, depth, node, err));
-  } else if (type == FYNT_SEQUENCE) {
+    node->kind = TREE_MAP;
+    return convert_map(tree, from, depth, node, err);
+  }
+  if (type == FYNT_SEQUENCE) {
+    node->kind = TREE_LIST;
     void *at = NULL;
     for (struct fy_node *item; (item = fy_node_sequence_iterate(from, &at)) != NULL;) {
-      struct tree_node *child;
-      LS_TRY(convert(tree, item, depth + 1, &child, err));
+      struct tree_node *child = tree_new(tree, TREE_SCALAR, node);
+      if (!child) return no_memory(tree, err);
+      LS_TRY(convert(tree, item, depth + 1, child, err));
       if (!tree_add(tree, node, NULL, child)) return no_memory(tree, err);
     }
-  } else {
-    node->text = node_text(tree, from);
-    if (!node->text) return no_memory(tree, err);
-    enum fy_node_style style = fy_node_get_style(from);
-    node->quoted = style == FYNS_SINGLE_QUOTED || style == FYNS_DOUBLE_QUOTED || style == FYNS_LITERAL;
+    return LS_OK;
   }
-  // Maps and lists have no mark of their own: they stand where their first value does.
-  if (node->line == 0 && node->count > 0) {
-    node->line = node->children[0]->line;
-    node->column = node->children[0]->column;
-  }
+  if (!from) return LS_OK;
+  set_place(node, from);
+  node->text = node_text(tree, from);
+  if (!node->text) return no_memory(tree, err);
+  enum fy_node_style style = fy_node_get_style(from);
+  node->quoted = style == FYNS_SINGLE_QUOTED || style == FYNS_DOUBLE_QUOTED || style == FYNS_LITERAL;
   return LS_OK;
 }
 
@@ -180,7 +188,7 @@ static ls_status convert(struct tree *tree, struct fy_node *from, int depth, str
 static ls_status parse_error(struct tree *tree, struct fy_diag *diag, struct ls_error *err) {
   void *at = NULL;
   struct fy_diag_error *error = diag ? fy_diag_errors_iterate(diag, &at) : NULL;
-  if (!error) return ls_fail(err, LS_INVALID, "%s: this is no YAML", tree->file);
+  if (!error) return ls_fail(err, LS_INVALID, "%s: holds nothing, or no YAML", tree->file);
   return ls_fail(err, LS_INVALID, "%s:%d:%d: this is no YAML: %s", tree->file, error->line, error->column, error->msg);
 }
 
@@ -194,17 +202,24 @@ ls_status tree_parse(struct tree *tree, const char *text, size_t size, const cha
   diag_cfg.fp = NULL;
   struct fy_diag *diag = fy_diag_create(&diag_cfg);
   if (diag) fy_diag_set_collect_errors(diag, true);
-  struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_RESOLVE_DOCUMENT | FYPCF_ALLOW_DUPLICATE_KEYS, .diag = diag};
+  struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_ALLOW_DUPLICATE_KEYS, .diag = diag};
   struct fy_document *document = fy_document_build_from_string(&cfg, text, size);
   ls_status status;
   if (!document) {
     status = parse_error(tree, diag, err);
   } else {
-    status = convert(tree, fy_document_root(document), 0, &tree->root, err);
+    tree->root = tree_new(tree, TREE_SCALAR, NULL);
+    status = tree->root ? convert(tree, fy_document_root(document), 0, tree->root, err) : no_memory(tree, err);
   }
   fy_document_destroy(document);
   fy_diag_destroy(diag);
   return status;
+}
+
+// Nothing of a setting stands in the file.
+static void forget_place(struct tree_node *node) {
+  node->line = FROM_SETTING;
+  for (int i = 0; i < node->count; i++) forget_place(node->children[i]);
 }
 
 // The value of a setting, as a node of `tree` without a place.
@@ -221,7 +236,7 @@ static ls_status setting_value(struct tree *tree, const char *text, struct tree_
     while (last->next) last = last->next;
     last->next = tree->blocks;
     tree->blocks = parsed.blocks;
-    (*value)->line = 0;
+    forget_place(*value);
     return LS_OK;
   }
   tree_release(&parsed);
@@ -251,9 +266,13 @@ ls_status tree_set(struct tree *tree, const char *setting, struct ls_error *err)
       }
       slot = &at->children[index];
     } else {
-      if (at->kind == TREE_SCALAR) at->kind = TREE_MAP;  // `relu` or nothing becomes a map
-      if (!tree_find(at, part) && !tree_add(tree, at, part, tree_new(tree, TREE_MAP, NULL)))
-        return no_memory(tree, err);
+      if (at->kind == TREE_SCALAR) {  // nothing becomes a map, and `cosine` becomes {cosine: {}}
+        at->kind = TREE_MAP;
+        if (at->text[0] && !tree_add(tree, at, at->text, tree_new(tree, TREE_MAP, at))) return no_memory(tree, err);
+      }
+      struct tree_node *empty = tree_find(at, part) ? NULL : tree_new(tree, TREE_MAP, NULL);
+      if (empty) empty->line = FROM_SETTING;
+      if (!tree_find(at, part) && !tree_add(tree, at, part, empty)) return no_memory(tree, err);
       for (int i = 0; i < at->count; i++) {
         if (strcmp(at->keys[i], part) == 0) slot = &at->children[i];
       }

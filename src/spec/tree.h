@@ -12,7 +12,7 @@ enum tree_kind { TREE_SCALAR, TREE_MAP, TREE_LIST };
 
 struct tree_node {
   enum tree_kind kind;
-  int line, column;  // from 1; 0: from --set
+  int line, column;  // from 1; line 0: unknown, -1: from --set
   const char *text;  // scalar; "" for null
   bool quoted;       // a string for certain
   int count, capacity;
@@ -27,8 +27,8 @@ struct tree {
   size_t used_bytes;
 };
 
-// Parses YAML. `file` is kept for messages. Refuses more than 1 MiB of text, 64 levels, 100,000 nodes, duplicate keys and
-// aliases that refer to themselves. The tree must be released even after a failure.
+// Parses YAML. `file` is kept for messages. Refuses more than 1 MiB of text, 64 levels, 64 MiB of tree and duplicate keys.
+// The tree must be released even after a failure.
 ls_status tree_parse(struct tree *tree, const char *text, size_t size, const char *file, struct ls_error *err);
 void tree_release(struct tree *tree);
 
