@@ -84,9 +84,13 @@ static ls_status check_batch(const Lockstep__V1__Job *job, struct ls_error *err)
   }
   if (job->batch_size % job->shards) {
     uint32_t below = job->batch_size / job->shards * job->shards;
-    return ls_fail(err, LS_INVALID,
-                   "key 'batch_size': %u images do not divide into %u equal shards; the next that do are %u and %u",
-                   job->batch_size, job->shards, below ? below : job->shards, below + job->shards);
+    char nearest[64];
+    if (below)
+      snprintf(nearest, sizeof nearest, "the next that do are %u and %u", below, below + job->shards);
+    else
+      snprintf(nearest, sizeof nearest, "the next that do begin at %u", job->shards);
+    return ls_fail(err, LS_INVALID, "key 'batch_size': %u images do not divide into %u equal shards; %s",
+                   job->batch_size, job->shards, nearest);
   }
   if (job->devices->has_count && !power_of_two(job->devices->count)) {
     return ls_fail(err, LS_INVALID, "key 'devices.count': found %u, expected a power of two", job->devices->count);

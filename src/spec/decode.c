@@ -24,7 +24,7 @@ static const char *kind_word(const struct tree_node *node) {
 }
 
 static ls_status wrong(struct context *c, const struct tree_node *node, const char *key, const char *expected) {
-  return tree_fail(c->tree, node, c->err, "key '%s': found %s%s%s, expected %s", key,
+  return tree_fail(c->tree, node, c->err, "key '%s': found %s%.200s%s, expected %s", key,
                    node->kind == TREE_SCALAR && node->text[0] ? "'" : "", kind_word(node),
                    node->kind == TREE_SCALAR && node->text[0] ? "'" : "", expected);
 }
@@ -41,8 +41,9 @@ static ls_status unknown_key(struct context *c, const struct tree_node *node, co
     }
   }
   const char *near = nearest_word(key, names, count);
-  if (near) return tree_fail(c->tree, node, c->err, "unknown key '%s'; did you mean '%s'? known: %s", key, near, known);
-  return tree_fail(c->tree, node, c->err, "unknown key '%s'; known: %s", key, type->n_fields ? known : "none");
+  if (near)
+    return tree_fail(c->tree, node, c->err, "unknown key '%.80s'; did you mean '%s'? known: %s", key, near, known);
+  return tree_fail(c->tree, node, c->err, "unknown key '%.80s'; known: %s", key, type->n_fields ? known : "none");
 }
 
 static ls_status decode_integer(struct context *c, const struct tree_node *node, const ProtobufCFieldDescriptor *field,

@@ -33,33 +33,48 @@ static uint64_t get(const uint8_t *from, int bytes) {
   return value;
 }
 
+static bool record_at(const uint8_t *bytes, size_t available) {
+  if (available < HEADER_BYTES) return false;
+  uint64_t size = get(bytes, 4);
+  return size > 0 && size <= MAX_EVENT_BYTES && size <= available - HEADER_BYTES &&
+         ls_xxh3_64(bytes + HEADER_BYTES, size) == get(bytes + 4, 8);
+}
+
+// Tells damage from a torn end: whether a whole record begins anywhere behind a bad one at `offset`. The next one begins
+// within the largest record's size, whatever the bad one says of its own.
+static ls_status record_follows(int fd, const char *path, uint64_t offset, bool *follows, struct ls_error *err) {
+  size_t window = 2 * ((size_t)MAX_EVENT_BYTES + HEADER_BYTES), size = 0;
+  uint8_t *bytes = malloc(window);
+  if (!bytes) return ls_fail(err, LS_NO_MEMORY, "no memory to read '%s'", path);
+  for (ssize_t got; (got = pread(fd, bytes + size, window - size, (off_t)(offset + size))) > 0;) size += (size_t)got;
+  *follows = false;
+  for (size_t at = 1; at < size && !*follows; at++) *follows = record_at(bytes + at, size - at);
+  free(bytes);
+  return LS_OK;
+}
+
 static ls_status read_records(int fd, const char *path, uint64_t *offset,
                               bool (*event)(void *user, const Lockstep__V1__Event *event), void *user,
                               struct ls_error *err) {
-  uint8_t *payload = NULL;
-  ls_status status = LS_OK;
-  struct stat info;
-  if (fstat(fd, &info) != 0) return ls_fail_errno(err, errno, "cannot look at '%s'", path);
-  for (;;) {
+  uint8_t *payload = malloc(MAX_EVENT_BYTES);
+  ls_status status = payload ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory to read '%s'", path);
+  while (status == LS_OK) {
     uint8_t header[HEADER_BYTES];
-    if (pread(fd, header, sizeof header, (off_t)*offset) != HEADER_BYTES) break;  // the end, or a torn header
-    uint64_t size = get(header, 4);
-    if (*offset + HEADER_BYTES + size > (uint64_t)info.st_size) break;  // torn, or not wholly written yet
-    bool whole = size <= MAX_EVENT_BYTES;
-    uint8_t *grown = whole ? realloc(payload, size + 1) : NULL;
-    if (grown) payload = grown;
-    if (whole && !grown) {
-      status = ls_fail(err, LS_NO_MEMORY, "no memory to read '%s'", path);
-      break;
-    }
-    whole = whole && pread(fd, payload, size, (off_t)(*offset + HEADER_BYTES)) == (ssize_t)size &&
-            ls_xxh3_64(payload, size) == get(header + 4, 8);
+    ssize_t got = pread(fd, header, sizeof header, (off_t)*offset);
+    if (got < 0) status = ls_fail_errno(err, errno, "cannot read '%s'", path);
+    if (got <= 0) break;
+    uint64_t size = got == HEADER_BYTES ? get(header, 4) : UINT64_MAX;
+    bool whole = size <= MAX_EVENT_BYTES &&
+                 pread(fd, payload, size, (off_t)(*offset + HEADER_BYTES)) == (ssize_t)size &&
+                 ls_xxh3_64(payload, size) == get(header + 4, 8);
     Lockstep__V1__Event *message = whole ? lockstep__v1__event__unpack(NULL, size, payload) : NULL;
-    if (!message) {
-      // A bad record at the very end may be one that is being written.
-      if (size <= MAX_EVENT_BYTES && *offset + HEADER_BYTES + size == (uint64_t)info.st_size) break;
-      status =
-          ls_fail(err, LS_CORRUPT, "'%s' is damaged: the record at byte %" PRIu64 " fails its check", path, *offset);
+    if (!message) {  // torn in a crash, or being written just now, unless something follows
+      bool damaged = false;
+      status = record_follows(fd, path, *offset, &damaged, err);
+      if (damaged) {
+        status =
+            ls_fail(err, LS_CORRUPT, "'%s' is damaged: the record at byte %" PRIu64 " fails its check", path, *offset);
+      }
       break;
     }
     bool taken = !event || event(user, message);

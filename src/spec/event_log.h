@@ -22,7 +22,8 @@ void ls_event_log_close(struct ls_event_log *log);
 ls_status ls_event_log_append(struct ls_event_log *log, Lockstep__V1__Event *event, int durable, struct ls_error *err);
 
 // Reads whole records from *offset on and calls `event` for each; *offset ends behind the last whole record, or before
-// the one for which `event` returned false (not now), which ends the reading. A missing file is an empty one. LS_CORRUPT (with the offset) when a record that is not the last fails its digest.
+// the one for which `event` returned false (not now), which ends the reading. A missing file is an empty one. A bad record
+// with none behind it counts as torn; LS_CORRUPT (with the offset) where a whole record stands behind it.
 ls_status ls_event_log_read(const char *path, uint64_t *offset,
                             bool (*event)(void *user, const Lockstep__V1__Event *event), void *user,
                             struct ls_error *err);

@@ -59,7 +59,7 @@ struct parser {
 };
 
 static ls_status bad_expression(struct parser *p, const char *what, const char *detail) {
-  if (!p->failed) tree_fail(p->x->tree, p->node, p->x->err, "'%s': %s%s", p->node->text, what, detail);
+  if (!p->failed) tree_fail(p->x->tree, p->node, p->x->err, "'%.80s': %s%.80s", p->node->text, what, detail);
   p->failed = true;
   return LS_INVALID;
 }
@@ -233,6 +233,7 @@ static ls_status resolve(struct expander *x, const struct scope *scope, struct t
 
 static ls_status resolve_from(struct expander *x, const struct scope *scope, struct tree_node *from) {
   if (from->kind == TREE_SCALAR) return resolve(x, scope, from);
+  if (from->kind == TREE_MAP) return tree_fail(x->tree, from, x->err, "'from' takes names of layers");
   for (int i = 0; i < from->count; i++) {
     if (from->children[i]->kind != TREE_SCALAR) return tree_fail(x->tree, from, x->err, "'from' takes names of layers");
     LS_TRY(resolve(x, scope, from->children[i]));
