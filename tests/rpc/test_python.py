@@ -137,9 +137,9 @@ class Calls(unittest.TestCase):
 
     def test_deadline(self):
         before = self.server.device().memory_bytes
-        self.fails(grpc.StatusCode.DEADLINE_EXCEEDED, self.stub.Cancel, service_pb2.JobRequest(), timeout=0.05)
+        self.fails(grpc.StatusCode.DEADLINE_EXCEEDED, self.stub.Cancel, service_pb2.JobRequest(), timeout=0.5)
         follow = service_pb2.LogsRequest(follow=True, tail=1)
-        self.fails(grpc.StatusCode.DEADLINE_EXCEEDED, self.stub.Logs, follow, timeout=0.05)
+        self.fails(grpc.StatusCode.DEADLINE_EXCEEDED, self.stub.Logs, follow, timeout=0.5)
         self.server.wait_closed(before + 2)
 
     def test_stream(self):
