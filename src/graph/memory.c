@@ -33,6 +33,13 @@ static void find_lifetimes(struct ls_plan *plan) {
 // The input that an operation may overwrite with its first output (the table in backend.h).
 static int overwritable(enum ls_op_kind kind) { return kind == LS_OP_RELU_BACKWARD ? 1 : 0; }
 
+// Whether the memory that would be overwritten is read through another input too: x + y + x.
+static bool reads_twice(const struct ls_plan *plan, const struct plan_step *step, int memory) {
+  int count = 0;
+  for (int i = 0; i < step->op.desc.inputs; i++) count += root(plan, step->value[i]) == memory;
+  return count > 1;
+}
+
 static void share_in_place(struct ls_plan *plan) {
   for (int s = 0; s < plan->step_count; s++) {
     const struct plan_step *step = &plan->steps[s];
@@ -41,6 +48,7 @@ static void share_in_place(struct ls_plan *plan) {
     struct plan_value *input = &plan->values[from], *output = &plan->values[to];
     if (input->kind != LS_VALUE_ACTIVATION || output->kind != LS_VALUE_ACTIVATION || from == to) continue;
     if (input->last != s || output->first != s || input->bytes < output->bytes) continue;
+    if (reads_twice(plan, step, from)) continue;
     output->shares = from;
     input->last = output->last;
   }

@@ -207,7 +207,7 @@ static inline net *case_dropout(uint32_t c, uint32_t h, uint32_t w) {
   n->layers[n->n_layers - 1]->dropout->rate = 0;
   return net_head(n);
 }
-// Three readers of the stem, one of them twice in one sum; a ReLU behind the second sum.
+// Three readers of the stem, one of them twice in one sum; a first summand that comes again; a ReLU behind the last sum.
 static inline net *case_add(uint32_t c, uint32_t h, uint32_t w) {
   net *n = net_stem(c, h, w);
   net_conv(n, "a", "stem", c, 3, 1, 1, 1, 1);
@@ -217,6 +217,10 @@ static inline net *case_add(uint32_t c, uint32_t h, uint32_t w) {
   sum->add = net_init(sizeof *sum->add, &lockstep__v1__add__descriptor);
   net_conv(n, "c", "sum", c, 3, 1, 1, 1, 1);
   sum = net_layer(n, "sum2", "c", "sum", NULL);
+  sum->type_case = LOCKSTEP__V1__LAYER__TYPE_ADD;
+  sum->add = net_init(sizeof *sum->add, &lockstep__v1__add__descriptor);
+  net_conv(n, "d", "sum2", c, 1, 1, 0, 1, 1);
+  sum = net_layer(n, "sum3", "d", "sum2", "d", NULL);
   sum->type_case = LOCKSTEP__V1__LAYER__TYPE_ADD;
   sum->add = net_init(sizeof *sum->add, &lockstep__v1__add__descriptor);
   NET_PLAIN(n, "relu", NULL, RELU, relu);
