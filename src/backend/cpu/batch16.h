@@ -30,6 +30,15 @@ struct ls_b16_conv {
   bool relu;             // forward: y = max(y, 0)
 };
 
+// Pooling over [planes][H][W][16], planes = G*C. Windows clipped to the image. Max keeps the position inside the window
+// (r*S + s, at most 255) of the first maximum in `where` [planes][P][Q][16]; NULL when no backward follows.
+struct ls_b16_pool {
+  int64_t planes, h, w, p, q, r, s;
+  int64_t stride_h, stride_w, pad_h, pad_w;  // padding before; what lies behind the end is clipped
+  bool max;
+  bool count_pad;                // average: divide by the window including padding
+  int64_t pad_end_h, pad_end_w;  // padding after, counted by count_pad
+};
 struct ls_b16_kernels {
   const char *name;  // "batch16:avx512"
   // y [G][K][P][Q][16] = x [G][C][H][W][16] * w [K][C][R][S] + b [K] (NULL: none). w, b need no alignment.
@@ -46,6 +55,9 @@ struct ls_b16_kernels {
   void (*fc_backward_data)(const struct ls_b16_conv *conv, const float *dy, const float *w, float *dx, void *scratch);
   void (*fc_backward_weights)(const struct ls_b16_conv *conv, const float *x, const float *dy, float *dw, float *db,
                               void *scratch);
+  // `where`: written by forward (NULL: not), read by backward of a maximum.
+  void (*pool_forward)(const struct ls_b16_pool *pool, const float *x, float *y, uint8_t *where);
+  void (*pool_backward)(const struct ls_b16_pool *pool, const float *dy, const uint8_t *where, float *dx);
 };
 
 // The variant for this machine: AVX-512, AVX2 with FMA, or NULL (no such kernels: use oneDNN).
@@ -53,18 +65,6 @@ const struct ls_b16_kernels *ls_b16_kernels(void);
 
 // Scratch that each of the functions above needs for `conv`.
 size_t ls_b16_scratch_bytes(const struct ls_b16_conv *conv);
-
-// Pooling over [planes][H][W][16], planes = G*C. Windows clipped to the image. Max keeps the position inside the window
-// (r*S + s, at most 255) of the first maximum in `where` [planes][P][Q][16]; NULL when no backward follows.
-struct ls_b16_pool {
-  int64_t planes, h, w, p, q, r, s;
-  int64_t stride_h, stride_w, pad_h, pad_w;  // padding before; what lies behind the end is clipped
-  bool max;
-  bool count_pad;                // average: divide by the window including padding
-  int64_t pad_end_h, pad_end_w;  // padding after, counted by count_pad
-};
-void ls_b16_pool_forward(const struct ls_b16_pool *pool, const float *x, float *y, uint8_t *where);
-void ls_b16_pool_backward(const struct ls_b16_pool *pool, const float *dy, const uint8_t *where, float *dx);
 
 // Between row-major [N,C,H,W] (or channels last [N,H,W,C]) and [N/16][C][H][W][16]. hw = H*W.
 void ls_b16_from_plain(int64_t groups16, int64_t c, int64_t hw, bool channels_last, const float *plain, float *b16);

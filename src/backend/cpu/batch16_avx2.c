@@ -11,6 +11,11 @@ static inline float sum_of(__m256 v) {
   return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
+static inline void store_bytes(uint8_t *to, __m256i v) {
+  __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(half, half));
+}
+
 #define V __m256
 #define V_LANES 8
 #define V_LOAD(p) _mm256_loadu_ps(p)
@@ -21,6 +26,16 @@ static inline float sum_of(__m256 v) {
 #define V_ADD(a, b) _mm256_add_ps(a, b)
 #define V_MAX(a, b) _mm256_max_ps(a, b)
 #define V_SUM(v) sum_of(v)
+#define V_MUL(a, b) _mm256_mul_ps(a, b)
+#define V_GREATER(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
+#define V_NOT_GREATER(a, b) _mm256_cmp_ps(a, b, _CMP_LE_OQ)
+#define V_SELECT(mask, yes, no) _mm256_blendv_ps(no, yes, mask)
+#define VI __m256i
+#define VI_SET1(x) _mm256_set1_epi32(x)
+#define VI_SELECT(mask, yes, no) _mm256_blendv_epi8(no, yes, _mm256_castps_si256(mask))
+#define VI_EQUAL(a, b) _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b))
+#define VI_STORE8(p, v) store_bytes(p, v)
+#define VI_LOAD8(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
 #define KB 6
 #define XB 2
 #define ACCUMULATORS 12

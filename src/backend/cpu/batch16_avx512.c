@@ -14,6 +14,16 @@
 #define V_ADD(a, b) _mm512_add_ps(a, b)
 #define V_MAX(a, b) _mm512_max_ps(a, b)
 #define V_SUM(v) _mm512_reduce_add_ps(v)
+#define V_MUL(a, b) _mm512_mul_ps(a, b)
+#define V_GREATER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#define V_NOT_GREATER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)
+#define V_SELECT(mask, yes, no) _mm512_mask_blend_ps(mask, no, yes)
+#define VI __m512i
+#define VI_SET1(x) _mm512_set1_epi32(x)
+#define VI_SELECT(mask, yes, no) _mm512_mask_blend_epi32(mask, no, yes)
+#define VI_EQUAL(a, b) _mm512_cmpeq_epi32_mask(a, b)
+#define VI_STORE8(p, v) _mm_storeu_si128((__m128i *)(p), _mm512_cvtepi32_epi8(v))
+#define VI_LOAD8(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define KB 6
 #define XB 4
 #define ACCUMULATORS 25

@@ -1,5 +1,7 @@
 // The body of the sixteen-image kernels, compiled once for each instruction set by batch16_avx512.c and batch16_avx2.c,
-// which define the vector type V of V_LANES floats and V_LOAD, V_STORE, V_SET1, V_FMA (a*b+c), V_MAX, V_ZERO, V_SUM, and
+// which define the vector type V of V_LANES floats and V_LOAD, V_STORE, V_SET1, V_FMA (a*b+c), V_ADD, V_MUL, V_MAX,
+// V_ZERO, V_SUM, V_GREATER, V_NOT_GREATER (false for NaN), V_SELECT (mask, yes, no), the vector of integers VI with
+// VI_SET1, VI_SELECT, VI_EQUAL, VI_STORE8, VI_LOAD8 (as bytes), and
 // the register blocking KB x XB of accumulators. See batch16.h for layouts and letters.
 //
 // Forward: KB output channels times XB neighbouring columns are held in registers; the innermost loop loads XB vectors of
@@ -382,6 +384,143 @@ static void fc_backward_weights(const struct ls_b16_conv *v, const float *x, con
   if (db) bias_gradient(v, dy, db);
 }
 
+// --- pooling: planes are independent, one window at a time, all lanes at once -------------------------------------------
+
+// The part of a window that lies inside the image.
+struct window {
+  int64_t top, left;   // of the whole window, may lie outside
+  int r0, r1, c0, c1;  // its rows and columns that are inside
+  float scale;         // average: 1 / divisor
+};
+
+INLINE int64_t clip(int64_t value, int64_t low, int64_t high) {
+  return value < low ? low : value > high ? high : value;
+}
+
+INLINE struct window window_at(const struct ls_b16_pool *v, int64_t p, int64_t q) {
+  struct window at = {.top = p * v->stride_h - v->pad_h, .left = q * v->stride_w - v->pad_w};
+  at.r0 = (int)(clip(at.top, 0, v->h) - at.top);
+  at.r1 = (int)(clip(at.top + v->r, 0, v->h) - at.top);
+  at.c0 = (int)(clip(at.left, 0, v->w) - at.left);
+  at.c1 = (int)(clip(at.left + v->s, 0, v->w) - at.left);
+  if (!v->max) {
+    int64_t counted = (at.r1 - at.r0) * (at.c1 - at.c0);
+    if (v->count_pad) {
+      counted = (clip(at.top + v->r, 0, v->h + v->pad_end_h) - at.top) *
+                (clip(at.left + v->s, 0, v->w + v->pad_end_w) - at.left);
+    }
+    at.scale = counted > 0 ? 1.0f / (float)counted : 0.0f;
+  }
+  return at;
+}
+
+// x: the first value inside the window; s: columns of the whole window.
+INLINE void max_window(const float *x, int64_t row, const int r0, const int r1, const int c0, const int c1, const int s,
+                       float *y, uint8_t *where) {
+  V best = V_LOAD(x);
+  VI place = VI_SET1(r0 * s + c0);
+  for (int r = r0; r < r1; r++) {
+    for (int c = c0; c < c1; c++) {
+      V from = V_LOAD(x + (r - r0) * row + (c - c0) * LS_B16_LANES);
+      place = VI_SELECT(V_GREATER(from, best), VI_SET1(r * s + c), place);
+      // Written so that a NaN comes through: it must reach the loss, where it is noticed.
+      best = V_SELECT(V_NOT_GREATER(from, best), best, from);
+    }
+  }
+  V_STORE(y, best);
+  if (where) VI_STORE8(where, place);
+}
+
+INLINE void average_window(const float *x, int64_t row, int rows, int columns, float scale, float *y) {
+  V sum = V_ZERO();
+  for (int r = 0; r < rows; r++) {
+    for (int c = 0; c < columns; c++) sum = V_ADD(sum, V_LOAD(x + r * row + c * LS_B16_LANES));
+  }
+  V_STORE(y, V_MUL(sum, V_SET1(scale)));
+}
+
+// The two common windows with constant bounds, whole inside the image; everything else as it comes.
+INLINE void forward_window(const struct ls_b16_pool *v, const struct window *at, const float *x, float *y,
+                           uint8_t *where) {
+  int64_t row = v->w * LS_B16_LANES;
+  bool whole = at->r0 == 0 && at->c0 == 0 && at->r1 == v->r && at->c1 == v->s;
+  x += (at->top + at->r0) * row + (at->left + at->c0) * LS_B16_LANES;
+  if (!v->max)
+    average_window(x, row, at->r1 - at->r0, at->c1 - at->c0, at->scale, y);
+  else if (whole && v->r == 2 && v->s == 2)
+    max_window(x, row, 0, 2, 0, 2, 2, y, where);
+  else if (whole && v->r == 3 && v->s == 3)
+    max_window(x, row, 0, 3, 0, 3, 3, y, where);
+  else
+    max_window(x, row, at->r0, at->r1, at->c0, at->c1, (int)v->s, y, where);
+}
+
+static void pool_forward(const struct ls_b16_pool *v, const float *x, float *y, uint8_t *where) {
+  for (int64_t plane = 0; plane < v->planes; plane++, x += v->h * v->w * LS_B16_LANES) {
+    for (int64_t p = 0; p < v->p; p++) {
+      for (int64_t q = 0; q < v->q; q++, y += LS_B16_LANES) {
+        struct window at = window_at(v, p, q);
+        for (int half = 0; half < LS_B16_LANES; half += V_LANES)
+          forward_window(v, &at, x + half, y + half, where ? where + half : NULL);
+        if (where) where += LS_B16_LANES;
+      }
+    }
+  }
+}
+
+// dx: the first value inside the window. `add`: windows overlap, so dx is added to; else it is written.
+INLINE void max_window_back(float *dx, int64_t row, const int r0, const int r1, const int c0, const int c1, const int s,
+                            const float *dy, const uint8_t *where, const bool add) {
+  V value = V_LOAD(dy);
+  VI place = VI_LOAD8(where);
+  for (int r = r0; r < r1; r++) {
+    for (int c = c0; c < c1; c++) {
+      float *to = dx + (r - r0) * row + (c - c0) * LS_B16_LANES;
+      V part = V_SELECT(VI_EQUAL(place, VI_SET1(r * s + c)), value, V_ZERO());
+      V_STORE(to, add ? V_ADD(V_LOAD(to), part) : part);
+    }
+  }
+}
+
+INLINE void backward_window(const struct ls_b16_pool *v, const struct window *at, const float *dy, const uint8_t *where,
+                            float *dx, bool add) {
+  int64_t row = v->w * LS_B16_LANES;
+  bool whole = at->r0 == 0 && at->c0 == 0 && at->r1 == v->r && at->c1 == v->s;
+  dx += (at->top + at->r0) * row + (at->left + at->c0) * LS_B16_LANES;
+  if (!v->max) {
+    for (int r = 0; r < at->r1 - at->r0; r++) {
+      for (int c = 0; c < at->c1 - at->c0; c++) {
+        float *to = dx + r * row + c * LS_B16_LANES;
+        V_STORE(to, V_FMA(V_LOAD(dy), V_SET1(at->scale), V_LOAD(to)));
+      }
+    }
+  } else if (whole && !add && v->r == 2 && v->s == 2) {
+    max_window_back(dx, row, 0, 2, 0, 2, 2, dy, where, false);
+  } else if (whole && v->r == 3 && v->s == 3) {
+    max_window_back(dx, row, 0, 3, 0, 3, 3, dy, where, add);
+  } else {
+    max_window_back(dx, row, at->r0, at->r1, at->c0, at->c1, (int)v->s, dy, where, add);
+  }
+}
+
+static void pool_backward(const struct ls_b16_pool *v, const float *dy, const uint8_t *where, float *dx) {
+  int64_t plane_size = v->h * v->w * LS_B16_LANES;
+  bool overlap = v->stride_h < v->r || v->stride_w < v->s;
+  bool tiles = !overlap && v->stride_h == v->r && v->stride_w == v->s && v->p * v->r == v->h && v->q * v->s == v->w;
+  bool add = overlap || !v->max;
+  for (int64_t plane = 0; plane < v->planes; plane++, dx += plane_size) {
+    if (add || !tiles) memset(dx, 0, (size_t)plane_size * sizeof *dx);
+    for (int64_t p = 0; p < v->p; p++) {
+      for (int64_t q = 0; q < v->q; q++, dy += LS_B16_LANES) {
+        struct window at = window_at(v, p, q);
+        for (int half = 0; half < LS_B16_LANES; half += V_LANES)
+          backward_window(v, &at, dy + half, where ? where + half : NULL, dx + half, add);
+        if (v->max) where += LS_B16_LANES;
+      }
+    }
+  }
+}
+
 const struct ls_b16_kernels KERNELS = {
     .name = KERNELS_NAME,
     .conv_forward = conv_forward,
@@ -390,4 +529,6 @@ const struct ls_b16_kernels KERNELS = {
     .fc_forward = fc_forward,
     .fc_backward_data = fc_backward_data,
     .fc_backward_weights = fc_backward_weights,
+    .pool_forward = pool_forward,
+    .pool_backward = pool_backward,
 };

@@ -52,10 +52,10 @@ static ls_status run_pool(struct cpu_context *context, struct ls_op *op, const s
   (void)err;
   const struct batch16_op *state = op->state;
   if (op->desc.kind == LS_OP_POOL_FORWARD) {
-    ls_b16_pool_forward(&state->pool, args->tensor[0], args->tensor[1],
-                        state->pool.max && op->desc.attributes.training ? args->workspace : NULL);
+    state->kernels->pool_forward(&state->pool, args->tensor[0], args->tensor[1],
+                                 state->pool.max && op->desc.attributes.training ? args->workspace : NULL);
   } else {
-    ls_b16_pool_backward(&state->pool, args->tensor[0], args->workspace, args->tensor[1]);
+    state->kernels->pool_backward(&state->pool, args->tensor[0], args->workspace, args->tensor[1]);
   }
   return LS_OK;
 }
@@ -152,6 +152,7 @@ static ls_status prepare_pool(struct cpu_context *context, struct ls_op *op, str
   if (!state) return ls_fail(err, LS_NO_MEMORY, "no memory for an operation");
   const struct ls_shape *x = &desc->tensor[forward ? 0 : 1].shape, *y = &desc->tensor[forward ? 1 : 0].shape;
   state->base = (struct cpu_op){run_pool, release_op};
+  state->kernels = ls_b16_kernels();
   state->pool = (struct ls_b16_pool){.planes = x->dim[0] / 16 * x->dim[1],
                                      .h = x->dim[2],
                                      .w = x->dim[3],
@@ -168,7 +169,7 @@ static ls_status prepare_pool(struct cpu_context *context, struct ls_op *op, str
                                      .pad_end_h = a->pad_after[0],
                                      .pad_end_w = a->pad_after[1]};
   op->state = state;
-  op->kernel = "batch16";
+  op->kernel = state->kernels->name;
   if (state->pool.max) op->workspace_bytes = (size_t)ls_shape_elements(y);
   return set_layouts(context, op, (bool[LS_OP_MAX_TENSORS]){false}, err);
 }

@@ -144,8 +144,8 @@ static void check_pool(bool max, bool count_pad) {
                           .count_pad = count_pad};
   float *x = values(2 * 25 * 16), *dy = values(2 * 9 * 16), *y = values(2 * 9 * 16), *dx = values(2 * 25 * 16);
   uint8_t where[2 * 9 * 16];
-  ls_b16_pool_forward(&v, x, y, max ? where : NULL);
-  ls_b16_pool_backward(&v, dy, where, dx);
+  ls_b16_kernels()->pool_forward(&v, x, y, max ? where : NULL);
+  ls_b16_kernels()->pool_backward(&v, dy, where, dx);
   double ey[2 * 9 * 16], edx[2 * 25 * 16] = {0};
   for (int i = 0; i < 2 * 9 * 16; i++) {
     int lane = i % 16, q = i / 16 % 3, p = i / 48 % 3, plane = i / 144, inside = 0, best = -1;
