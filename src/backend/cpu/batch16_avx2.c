@@ -26,6 +26,7 @@ static inline void store_bytes(uint8_t *to, __m256i v) {
 #define V_ADD(a, b) _mm256_add_ps(a, b)
 #define V_MAX(a, b) _mm256_max_ps(a, b)
 #define V_SUM(v) sum_of(v)
+#define V_KEEP(v) __asm__("" : "+x"(v))
 #define V_MUL(a, b) _mm256_mul_ps(a, b)
 #define V_GREATER(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
 #define V_NOT_GREATER(a, b) _mm256_cmp_ps(a, b, _CMP_LE_OQ)

@@ -14,6 +14,7 @@
 #define V_ADD(a, b) _mm512_add_ps(a, b)
 #define V_MAX(a, b) _mm512_max_ps(a, b)
 #define V_SUM(v) _mm512_reduce_add_ps(v)
+#define V_KEEP(v) __asm__("" : "+v"(v))
 #define V_MUL(a, b) _mm512_mul_ps(a, b)
 #define V_GREATER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
 #define V_NOT_GREATER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)

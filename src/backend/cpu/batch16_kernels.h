@@ -1,5 +1,6 @@
 // The body of the sixteen-image kernels, compiled once for each instruction set by batch16_avx512.c and batch16_avx2.c,
-// which define the vector type V of V_LANES floats and V_LOAD, V_STORE, V_SET1, V_FMA (a*b+c), V_ADD, V_MUL, V_MAX,
+// which define the vector type V of V_LANES floats and V_LOAD, V_STORE, V_SET1, V_FMA (a*b+c), V_KEEP (in a register: the compiler would
+// rather load it again for each use), V_ADD, V_MUL, V_MAX,
 // V_ZERO, V_SUM, V_GREATER, V_NOT_GREATER (false for NaN), V_SELECT (mask, yes, no), the vector of integers VI with
 // VI_SET1, VI_SELECT, VI_EQUAL, VI_STORE8, VI_LOAD8 (as bytes), and
 // the register blocking KB x XB of accumulators. See batch16.h for layouts and letters.
@@ -24,7 +25,7 @@ struct view {
   const float *x;      // row 0 of the image, column -pad, first lane wanted
   int64_t row, plane;  // distances in floats
   int64_t channels, height;
-  int64_t r, s, pad_h;
+  int64_t r, s, pad_h, pad_w;
   int64_t r0, r1;  // rows of the kernel that lie inside the image, for the output row at hand
 };
 
@@ -56,6 +57,55 @@ INLINE void forward_block(const struct view *in, const float *w, int64_t w_k, in
   }
 }
 
+// The same where a kernel of EDGE columns hangs over the image by EDGE - 1 columns, as in the backward pass of a
+// convolution without padding, for the leftmost or rightmost XB columns of the output: products with the zeros outside
+// are left out.
+enum { EDGE = 5 };
+
+INLINE void edge_block(const struct view *in, const float *w, int64_t w_k, int64_t w_c, float *y, int64_t y_k,
+                       const int kb, const bool left) {
+  V sum[KB][XB];
+  for (int k = 0; k < kb; k++) {
+    for (int j = 0; j < XB; j++) sum[k][j] = V_ZERO();
+  }
+  for (int64_t c = 0; c < in->channels; c++) {
+    for (int64_t r = in->r0; r < in->r1; r++) {
+      const float *x = in->x + c * in->plane + r * in->row;
+      const float *wr = w + c * w_c + r * EDGE;
+#pragma GCC unroll 5
+      for (int s = 0; s < EDGE; s++) {
+        V value[XB];
+        const int first = left && s < EDGE - 1 ? EDGE - 1 - s : 0, last = left ? XB : XB - s;
+#pragma GCC unroll 4
+        for (int j = first; j < last; j++) value[j] = V_LOAD(x + (s + j) * LS_B16_LANES);
+#pragma GCC unroll 6
+        for (int k = 0; k < kb; k++) {
+          V weight = V_SET1(wr[k * w_k + s]);
+#pragma GCC unroll 4
+          for (int j = first; j < last; j++) sum[k][j] = V_FMA(value[j], weight, sum[k][j]);
+        }
+      }
+    }
+  }
+  for (int k = 0; k < kb; k++) {
+    for (int j = 0; j < XB; j++) V_STORE(y + k * y_k + j * LS_B16_LANES, sum[k][j]);
+  }
+}
+
+typedef void edge_function(const struct view *in, const float *w, int64_t w_k, int64_t w_c, float *y, int64_t y_k);
+#define EDGE_BLOCK(kb, side)                                                                                \
+  static void edge_##kb##_##side(const struct view *in, const float *w, int64_t w_k, int64_t w_c, float *y, \
+                                 int64_t y_k) {                                                             \
+    edge_block(in, w, w_k, w_c, y, y_k, kb, side);                                                          \
+  }
+// clang-format off
+EDGE_BLOCK(1, 0) EDGE_BLOCK(2, 0) EDGE_BLOCK(3, 0) EDGE_BLOCK(4, 0) EDGE_BLOCK(5, 0) EDGE_BLOCK(6, 0)
+EDGE_BLOCK(1, 1) EDGE_BLOCK(2, 1) EDGE_BLOCK(3, 1) EDGE_BLOCK(4, 1) EDGE_BLOCK(5, 1) EDGE_BLOCK(6, 1)
+// clang-format on
+#define EDGES_OF(kb) [kb] = {edge_##kb##_0, edge_##kb##_1},
+        static edge_function *const edge_blocks[KB + 1][2] = {EDGES_OF(1) EDGES_OF(2) EDGES_OF(3) EDGES_OF(4)
+                                                                  EDGES_OF(5) EDGES_OF(6)};
+
 typedef void block_function(const struct view *in, const float *w, int64_t w_k, int64_t w_c, const float *b, float *y,
                             int64_t y_k, bool relu);
 
@@ -84,6 +134,7 @@ INLINE int next_block(int64_t left, int most) {
 static void forward_group(struct view in, int64_t k, int64_t p, int64_t q, const float *w, int64_t w_k, int64_t w_c,
                           const float *b, float *y, bool relu) {
   const float *x = in.x;
+  bool hangs_over = in.s == EDGE && in.pad_w == EDGE - 1 && !b && !relu;
   for (int64_t row = 0; row < p; row++) {
     int64_t top = row - in.pad_h;
     in.r0 = top < 0 ? -top : 0;
@@ -94,9 +145,11 @@ static void forward_group(struct view in, int64_t k, int64_t p, int64_t q, const
         xb = next_block(q - col, XB);
         for (int half = 0; half < HALVES; half++) {
           in.x = x + top * in.row + col * LS_B16_LANES + half * V_LANES;
-          forward_blocks[kb][xb](&in, w + k0 * w_k, w_k, w_c, b ? b + k0 : NULL,
-                                 y + ((k0 * p + row) * q + col) * LS_B16_LANES + half * V_LANES, p * q * LS_B16_LANES,
-                                 relu);
+          float *to = y + ((k0 * p + row) * q + col) * LS_B16_LANES + half * V_LANES;
+          if (hangs_over && xb == XB && (col == 0 || col + XB == q))
+            edge_blocks[kb][col == 0](&in, w + k0 * w_k, w_k, w_c, to, p * q * LS_B16_LANES);
+          else
+            forward_blocks[kb][xb](&in, w + k0 * w_k, w_k, w_c, b ? b + k0 : NULL, to, p * q * LS_B16_LANES, relu);
         }
       }
     }
@@ -128,7 +181,8 @@ static struct view group_view(const float *x, int64_t g, int64_t c, int64_t h, i
                       .height = h,
                       .r = r,
                       .s = s,
-                      .pad_h = pad_h};
+                      .pad_h = pad_h,
+                      .pad_w = pad_w};
   if (pad_w) {
     pad_columns(view.x, c * h, w, pad_w, scratch);
     view.x = scratch;
@@ -161,46 +215,38 @@ static void conv_backward_data(const struct ls_b16_conv *v, const float *dy, con
   }
 }
 
-// Sums over one group for dw[k0..k0+kb][c][r][0..s]: sum[k][t] += dy[k][y][x] * x[c][y + r][x + t].
-INLINE void weights_block(const struct view *in, const float *x, const float *dy, int64_t dy_k, int64_t q,
-                          V sum[KB][LS_B16_MAX_KERNEL], const int kb, const int s) {
+// Adds to sums[k][t], in memory, what output rows [in->r0, in->r1) of one group give for dw[k0..k0+kb][c][r][0..s]:
+// dy[k][y][x] * x[c][y + r][x + t].
+INLINE void weights_block(const struct view *in, const float *dy, int64_t dy_k, int64_t q, V *sums, const int kb,
+                          const int s) {
+  V sum[KB][LS_B16_MAX_KERNEL];
+  for (int k = 0; k < kb; k++) {
+    for (int t = 0; t < s; t++) sum[k][t] = sums[k * s + t];
+  }
   for (int64_t row = in->r0; row < in->r1; row++) {
-    for (int64_t col = 0; col < q; col++) {
+    const float *x = in->x + row * in->row, *from = dy + row * q * LS_B16_LANES;
+    for (int64_t col = 0; col < q; col++, x += LS_B16_LANES, from += LS_B16_LANES) {
       V value[KB];
-      for (int k = 0; k < kb; k++) value[k] = V_LOAD(dy + k * dy_k + (row * q + col) * LS_B16_LANES);
+      for (int k = 0; k < kb; k++) {
+        value[k] = V_LOAD(from + k * dy_k);
+        V_KEEP(value[k]);
+      }
       for (int t = 0; t < s; t++) {
-        V input = V_LOAD(x + row * in->row + (col + t) * LS_B16_LANES);
+        V input = V_LOAD(x + t * LS_B16_LANES);
+        V_KEEP(input);
         for (int k = 0; k < kb; k++) sum[k][t] = V_FMA(value[k], input, sum[k][t]);
       }
     }
   }
-}
-
-// dw for kb output channels and one (c, r), all groups. in_group: distance between groups in `in`.
-INLINE void weights_tile(const struct ls_b16_conv *v, const struct view *in, int64_t in_group, const float *dy,
-                         float *dw, const int kb, const int s) {
-  V sum[KB][LS_B16_MAX_KERNEL];
-  int64_t dy_k = v->p * v->q * LS_B16_LANES;
   for (int k = 0; k < kb; k++) {
-    for (int t = 0; t < s; t++) sum[k][t] = V_ZERO();
-  }
-  for (int64_t g = 0; g < v->groups16; g++) {
-    for (int half = 0; half < HALVES; half++) {
-      weights_block(in, in->x + g * in_group + half * V_LANES, dy + g * v->k * dy_k + half * V_LANES, dy_k, v->q, sum,
-                    kb, s);
-    }
-  }
-  for (int k = 0; k < kb; k++) {
-    for (int t = 0; t < s; t++) dw[k * v->c * v->r * s + t] = V_SUM(sum[k][t]);
+    for (int t = 0; t < s; t++) sums[k * s + t] = sum[k][t];
   }
 }
 
-typedef void tile_function(const struct ls_b16_conv *v, const struct view *in, int64_t in_group, const float *dy,
-                           float *dw);
-#define TILE(kb, s)                                                                                    \
-  static void weights_##kb##_##s(const struct ls_b16_conv *v, const struct view *in, int64_t in_group, \
-                                 const float *dy, float *dw) {                                         \
-    weights_tile(v, in, in_group, dy, dw, kb, s);                                                      \
+typedef void weights_function(const struct view *in, const float *dy, int64_t dy_k, int64_t q, V *sums);
+#define TILE(kb, s)                                                                                          \
+  static void weights_##kb##_##s(const struct view *in, const float *dy, int64_t dy_k, int64_t q, V *sums) { \
+    weights_block(in, dy, dy_k, q, sums, kb, s);                                                             \
   }
 #define TILES_OF(kb) TILE(kb, 1) TILE(kb, 2) TILE(kb, 3) TILE(kb, 4) TILE(kb, 5) TILE(kb, 6) TILE(kb, 7)
 // clang-format off
@@ -210,9 +256,32 @@ TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6)
 #define TILE_ENTRIES_OF(kb) \
   TILE_ENTRY(kb, 1)         \
   TILE_ENTRY(kb, 2) TILE_ENTRY(kb, 3) TILE_ENTRY(kb, 4) TILE_ENTRY(kb, 5) TILE_ENTRY(kb, 6) TILE_ENTRY(kb, 7)
-    static tile_function *const weights_tiles[KB + 1][LS_B16_MAX_KERNEL + 1] = {
+    static weights_function *const weights_blocks[KB + 1][LS_B16_MAX_KERNEL + 1] = {
         TILE_ENTRIES_OF(1) TILE_ENTRIES_OF(2) TILE_ENTRIES_OF(3) TILE_ENTRIES_OF(4) TILE_ENTRIES_OF(5)
             TILE_ENTRIES_OF(6)};
+
+// One group, one input channel, kb output channels: `in` is that channel's plane. All kernel rows are done for a band of
+// output rows before the next band, so that its dy (BAND_BYTES at most) is read from the first-level cache R times.
+INLINE void weights_group(const struct ls_b16_conv *v, const struct view *in, const float *dy, V *sums, int kb) {
+  enum { BAND_BYTES = 20480 };
+  int64_t band = BAND_BYTES / (kb * v->q * LS_B16_LANES * (int64_t)sizeof(float));
+  if (band < 1) band = 1;
+  for (int64_t row = 0; row < v->p; row += band) {
+    for (int64_t r = 0; r < v->r; r++) {
+      struct view part = *in;
+      int64_t last = v->h + v->pad_h - r < v->p ? v->h + v->pad_h - r : v->p;
+      part.x += (r - v->pad_h) * in->row;
+      part.r0 = r < v->pad_h ? v->pad_h - r : 0;  // output rows whose input row lies inside the image
+      if (part.r0 < row) part.r0 = row;
+      part.r1 = row + band < last ? row + band : last;
+      for (int half = 0; half < HALVES && part.r0 < part.r1; half++) {
+        struct view lanes = part;
+        lanes.x += half * V_LANES;
+        weights_blocks[kb][v->s](&lanes, dy + half * V_LANES, v->p * v->q * LS_B16_LANES, v->q, sums + r * kb * v->s);
+      }
+    }
+  }
+}
 
 // db[k] = sum over groups, positions and images of dy.
 static void bias_gradient(const struct ls_b16_conv *v, const float *dy, float *db) {
@@ -238,16 +307,21 @@ static void conv_backward_weights(const struct ls_b16_conv *v, const float *x, c
   }
   int most = ACCUMULATORS / (int)v->s;
   if (most > KB) most = KB;
+  V sums[LS_B16_MAX_KERNEL * KB * LS_B16_MAX_KERNEL];  // [R][kb][S]
   for (int64_t c = 0; c < v->c; c++) {
     for (int64_t k0 = 0, kb; k0 < v->k; k0 += kb) {
       kb = next_block(v->k - k0, most);
-      for (int64_t r = 0; r < v->r; r++) {
+      for (int64_t i = 0; i < v->r * kb * v->s; i++) sums[i] = V_ZERO();
+      for (int64_t g = 0; g < v->groups16; g++) {
         struct view in = all;
-        in.x += c * all.plane + (r - v->pad_h) * all.row;
-        in.r0 = r < v->pad_h ? v->pad_h - r : 0;  // output rows whose input row lies inside the image
-        in.r1 = v->h + v->pad_h - r < v->p ? v->h + v->pad_h - r : v->p;
-        weights_tiles[kb][v->s](v, &in, in_group, dy + k0 * v->p * v->q * LS_B16_LANES,
-                                dw + ((k0 * v->c + c) * v->r + r) * v->s);
+        in.x += g * in_group + c * all.plane;
+        weights_group(v, &in, dy + (g * v->k + k0) * v->p * v->q * LS_B16_LANES, sums, (int)kb);
+      }
+      for (int64_t r = 0; r < v->r; r++) {
+        for (int64_t k = 0; k < kb; k++) {
+          float *to = dw + (((k0 + k) * v->c + c) * v->r + r) * v->s;
+          for (int64_t t = 0; t < v->s; t++) to[t] = V_SUM(sums[(r * kb + k) * v->s + t]);
+        }
       }
     }
   }
