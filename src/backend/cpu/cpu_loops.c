@@ -111,16 +111,51 @@ static ls_status run_dropout(struct cpu_context *context, struct ls_op *op, cons
   return LS_OK;
 }
 
-// Option A shortcut; large is the side with more rows and columns, small the one with more channels.
-static ls_status run_shortcut(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
-                              struct ls_error *err) {
-  (void)context;
-  (void)err;
+// Option A shortcut between two layouts blocked alike by `block` channels: whole vectors move. The blocks of channels that
+// only the small side has are zero (forward) or dropped (backward).
+struct shortcut {
+  int64_t images, blocks_large, blocks_small, block;
+  int64_t large_h, large_w, small_h, small_w, stride_h, stride_w;
+};
+
+LS_FAST_LOOP static void shortcut_forward(const struct shortcut *v, const float *large, float *small) {
+  int64_t plane = v->small_h * v->small_w * v->block;
+  for (int64_t n = 0; n < v->images; n++, small += v->blocks_small * plane) {
+    for (int64_t b = 0; b < v->blocks_large; b++) {
+      const float *from = large + (n * v->blocks_large + b) * v->large_h * v->large_w * v->block;
+      float *to = small + b * plane;
+      for (int64_t p = 0; p < v->small_h; p++) {
+        for (int64_t q = 0; q < v->small_w; q++, to += v->block) {
+          const float *at = from + (p * v->stride_h * v->large_w + q * v->stride_w) * v->block;
+          for (int64_t l = 0; l < v->block; l++) to[l] = at[l];
+        }
+      }
+    }
+    memset(small + v->blocks_large * plane, 0, (size_t)((v->blocks_small - v->blocks_large) * plane) * sizeof *small);
+  }
+}
+
+LS_FAST_LOOP static void shortcut_backward(const struct shortcut *v, const float *small, float *large) {
+  int64_t plane = v->large_h * v->large_w * v->block, from_plane = v->small_h * v->small_w * v->block;
+  for (int64_t n = 0; n < v->images; n++, small += v->blocks_small * from_plane) {
+    for (int64_t b = 0; b < v->blocks_large; b++, large += plane) {
+      const float *from = small + b * from_plane;
+      memset(large, 0, (size_t)plane * sizeof *large);
+      for (int64_t p = 0; p < v->small_h; p++) {
+        for (int64_t q = 0; q < v->small_w; q++, from += v->block) {
+          float *to = large + (p * v->stride_h * v->large_w + q * v->stride_w) * v->block;
+          for (int64_t l = 0; l < v->block; l++) to[l] = from[l];
+        }
+      }
+    }
+  }
+}
+
+// The same between any two layouts, value by value.
+static void shortcut_any(const struct ls_op *op, const float *from, float *to) {
   bool forward = op->desc.kind == LS_OP_SHORTCUT_FORWARD;
   const struct ls_tensor_desc *in = &op->desc.tensor[0], *out = &op->desc.tensor[1];
   const struct ls_tensor_desc *large = forward ? in : out, *small = forward ? out : in;
-  const float *from = args->tensor[0];
-  float *to = args->tensor[1];
   memset(to, 0, (size_t)((struct loop_op *)op->state)->floats * sizeof *to);
   for (int64_t n = 0; n < large->shape.dim[0]; n++) {
     for (int64_t c = 0; c < large->shape.dim[1]; c++) {
@@ -138,6 +173,34 @@ static ls_status run_shortcut(struct cpu_context *context, struct ls_op *op, con
       }
     }
   }
+}
+
+// Blocked by channels, and whole blocks of them?
+static int64_t channel_block(const struct ls_tensor_desc *t) {
+  const dnnl_blocking_desc_t *b = &t->layout->md.format_desc.blocking;
+  bool blocked = b->inner_nblks == 1 && b->inner_idxs[0] == 1 && t->shape.dim[1] % b->inner_blks[0] == 0;
+  return blocked ? b->inner_blks[0] : 0;
+}
+
+static ls_status run_shortcut(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
+                              struct ls_error *err) {
+  (void)context;
+  (void)err;
+  bool forward = op->desc.kind == LS_OP_SHORTCUT_FORWARD;
+  const struct ls_tensor_desc *large = &op->desc.tensor[forward ? 0 : 1], *small = &op->desc.tensor[forward ? 1 : 0];
+  int64_t block = channel_block(large);
+  if (block == 0 || channel_block(small) != block) {
+    shortcut_any(op, args->tensor[0], args->tensor[1]);
+    return LS_OK;
+  }
+  struct shortcut v = {
+      large->shape.dim[0],           large->shape.dim[1] / block,  small->shape.dim[1] / block, block,
+      large->shape.dim[2],           large->shape.dim[3],          small->shape.dim[2],         small->shape.dim[3],
+      op->desc.attributes.stride[0], op->desc.attributes.stride[1]};
+  if (forward)
+    shortcut_forward(&v, args->tensor[0], args->tensor[1]);
+  else
+    shortcut_backward(&v, args->tensor[0], args->tensor[1]);
   return LS_OK;
 }
 
