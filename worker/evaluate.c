@@ -42,7 +42,8 @@ void trainer_loader_options(const struct trainer *t, const Lockstep__V1__Job *jo
                                         .readers = job->prefetch->has_readers ? (int)job->prefetch->readers : 0,
                                         .depth = (int)job->prefetch->depth,
                                         .direct = job->prefetch->direct,
-                                        .consumers = t->workers};
+                                        .consumers = t->workers,
+                                        .classes = ls_graph_classes(t->graph)};
   bool known = info && info->has_statistics;
   options->mean = job->data->n_mean ? job->data->mean : known ? info->mean : NULL;
   options->deviation = job->data->n_deviation ? job->data->deviation : known ? info->deviation : NULL;

@@ -12,7 +12,10 @@
 // ---- data import
 
 struct import_options {
-  bool replace;
+  bool replace, grey, encoded, skip_damaged;
+  uint64_t resize, crop, threads;
+  double validation;
+  const char *class_names, *images, *labels;
   enum ls_output_format format;
 };
 
@@ -36,6 +39,11 @@ static void on_progress(void *user, const char *what, uint64_t done, uint64_t to
   ls_progress_count(p->bar, p->what, done, total, (double)(now - p->start_ns) * 1e-9);
 }
 
+static void on_skipped(void *user, const char *why) {
+  struct import_progress *p = user;
+  ls_progress_say(p->bar, "skipped: %s", why);
+}
+
 static void print_import_json(const char *path, const struct ls_import_result *result, double seconds) {
   struct ls_string text = LS_STRING_INIT;
   ls_string_add(&text, "{\"file\": ");
@@ -43,24 +51,34 @@ static void print_import_json(const char *path, const struct ls_import_result *r
   ls_string_add(&text, ", \"kind\": ");
   ls_json_string(&text, result->kind);
   ls_string_addf(&text,
-                 ", \"unchanged\": %s, \"train\": %" PRIu64 ", \"test\": %" PRIu64 ", \"height\": %" PRId64
-                 ", \"width\": %" PRId64 ", \"channels\": %" PRId64 ", \"classes\": %" PRId64 ", \"seconds\": %.3f}",
-                 result->unchanged ? "true" : "false", result->train, result->test, result->height, result->width,
-                 result->channels, result->classes, seconds);
+                 ", \"unchanged\": %s, \"train\": %" PRIu64 ", \"validation\": %" PRIu64 ", \"test\": %" PRIu64
+                 ", \"skipped\": %" PRIu64 ", \"encoded\": %s, \"height\": %" PRId64 ", \"width\": %" PRId64
+                 ", \"channels\": %" PRId64 ", \"classes\": %" PRId64 ", \"seconds\": %.3f}",
+                 result->unchanged ? "true" : "false", result->train, result->validation, result->test, result->skipped,
+                 result->encoded ? "true" : "false", result->height, result->width, result->channels, result->classes,
+                 seconds);
   puts(ls_string_text(&text));
   ls_string_release(&text);
 }
 
 static void print_import(const char *path, const struct ls_import_result *result, double seconds) {
-  char train[32], test[32], took[64];
+  char took[64];
   if (result->unchanged)
     printf("%s is there already (--replace makes it anew)\n", path);
   else
     printf("imported %s into %s in %s\n", result->kind, path, (snprintf(took, sizeof took, "%.1f s", seconds), took));
-  printf("/train: %s images", ls_format_count(train, result->train));
-  if (result->test) printf(", /test: %s images", ls_format_count(test, result->test));
-  printf("; %" PRId64 "x%" PRId64 "x%" PRId64 ", %" PRId64 " classes\n", result->height, result->width,
-         result->channels, result->classes);
+  static const char *const groups[] = {"/train", "/validation", "/test"};
+  const uint64_t counts[] = {result->train, result->validation, result->test};
+  const char *separator = "";
+  for (int i = 0; i < 3; i++) {
+    char number[32];
+    if (!counts[i]) continue;
+    printf("%s%s: %s images", separator, groups[i], ls_format_count(number, counts[i]));
+    separator = ", ";
+  }
+  printf("; %" PRId64 "x%" PRId64 "x%" PRId64 "%s, %" PRId64 " classes\n", result->height, result->width,
+         result->channels, result->encoded ? " (the first; kept as JPEG or PNG)" : "", result->classes);
+  if (result->skipped) printf("%" PRIu64 " damaged images were left out\n", result->skipped);
 }
 
 static int run_import(struct ls_cli *cli, int count, char **arguments) {
@@ -70,6 +88,17 @@ static int run_import(struct ls_cli *cli, int count, char **arguments) {
   struct ls_import_options import = {.source = arguments[0],
                                      .destination = arguments[1],
                                      .replace = options->replace,
+                                     .resize = (int64_t)options->resize,
+                                     .crop = (int64_t)options->crop,
+                                     .grey = options->grey,
+                                     .encoded = options->encoded,
+                                     .validation = options->validation,
+                                     .skip_damaged = options->skip_damaged,
+                                     .class_names = options->class_names,
+                                     .images = options->images,
+                                     .labels = options->labels,
+                                     .threads = (int)options->threads,
+                                     .skipped = on_skipped,
                                      .progress = on_progress,
                                      .user = &progress};
   struct ls_import_result result;
@@ -89,6 +118,26 @@ static int run_import(struct ls_cli *cli, int count, char **arguments) {
 static const struct ls_option import_rows[] = {
     {0, "replace", NULL, LS_OPTION_FLAG, offsetof(struct import_options, replace), 0,
      "a FILE.h5 that is there already is made anew"},
+    {0, "resize", "SIDE", LS_OPTION_NUMBER, offsetof(struct import_options, resize), 1,
+     "resize images so that the shorter side has SIDE pixels"},
+    {0, "crop", "SIDE", LS_OPTION_NUMBER, offsetof(struct import_options, crop), 1,
+     "cut a square of SIDE pixels out of the centre"},
+    {0, "grey", NULL, LS_OPTION_FLAG, offsetof(struct import_options, grey), 0,
+     "one channel instead of three, for JPEG and PNG"},
+    {0, "encoded", NULL, LS_OPTION_FLAG, offsetof(struct import_options, encoded), 0,
+     "keep JPEG and PNG files as they are, to be decoded in training"},
+    {0, "validation", "SHARE", LS_OPTION_REAL, offsetof(struct import_options, validation), 0,
+     "random share of the training images, as 0.1, that becomes /validation"},
+    {0, "skip-damaged", NULL, LS_OPTION_FLAG, offsetof(struct import_options, skip_damaged), 0,
+     "leave out images that cannot be read, and name them (default: the first one ends the import)"},
+    {0, "class-names", "FILE", LS_OPTION_TEXT, offsetof(struct import_options, class_names), 0,
+     "names of the classes, one a line"},
+    {0, "images", "NAME", LS_OPTION_TEXT, offsetof(struct import_options, images), 0,
+     "dataset of the images, in a SOURCE that is an HDF5 file"},
+    {0, "labels", "NAME", LS_OPTION_TEXT, offsetof(struct import_options, labels), 0,
+     "dataset of the labels, likewise"},
+    {0, "threads", "N", LS_OPTION_NUMBER, offsetof(struct import_options, threads), 1,
+     "threads that decode (default: one a core)"},
     LS_OPTION_OUTPUT(struct import_options),
 };
 
@@ -99,8 +148,13 @@ const struct ls_command ls_cmd_data_import = {
     .details =
         "SOURCE is recognised by what it holds:\n"
         "  a folder with train-images-idx3-ubyte[.gz] and its three companions (MNIST, Fashion-MNIST)\n"
-        "FILE.h5 gets the groups /train and /test with raw images, labels, mean and deviation. It appears under\n"
-        "its name only when it is whole; an import that was cut off is simply started again.",
+        "  a folder with data_batch_1.bin ... or train.bin (CIFAR-10, CIFAR-100, binary versions)\n"
+        "  a folder with train_images.npy and train_labels.npy, or x_train.npy and y_train.npy; also _test ...\n"
+        "  a folder with one folder of JPEG or PNG files a class; or train/, val/, test/ of that form\n"
+        "  a text file with lines PATH LABEL, naming JPEG or PNG files\n"
+        "FILE.h5 gets the groups /train and, as there are, /validation and /test, with raw images, labels, mean\n"
+        "and deviation. Images sorted by class are stored in a random order. FILE.h5 appears under its name only\n"
+        "when it is whole; an import that was cut off is simply started again.",
     .options = import_rows,
     .option_count = LS_COUNT(import_rows),
     .options_bytes = sizeof(struct import_options),

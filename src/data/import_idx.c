@@ -1,5 +1,5 @@
 // Importing IDX files (MNIST and its kin, http://yann.lecun.com/exdb/mnist): a folder with the four files, gzipped or not.
-#include <dirent.h>
+// They are read into memory whole: the largest of their kind have some hundred megabytes.
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,8 +11,7 @@
 
 #include "base/file.h"
 #include "data/data_internal.h"
-#include "data/import.h"
-#include "data/writer.h"
+#include "data/source.h"
 
 enum { IDX_UINT8 = 0x08, MAX_IDX_AXES = 4 };
 
@@ -24,25 +23,16 @@ struct idx {
   gzFile file;
   int axes;
   uint32_t dim[MAX_IDX_AXES];
+  uint8_t *values;
+  int64_t image_bytes;
 };
 
-static void idx_close(struct idx *idx) {
-  if (idx->file) gzclose(idx->file);
-  free(idx->path);
-  *idx = (struct idx){0};
-}
+struct idx_source {
+  struct ls_source source;
+  struct idx images[2], labels[2];
+};
 
-static ls_status idx_open(struct idx *idx, const char *folder, const char *name, struct ls_error *err) {
-  char gz[256];
-  snprintf(gz, sizeof gz, "%s.gz", name);
-  idx->path = ls_path_join(folder, name);
-  if (idx->path && access(idx->path, F_OK) != 0) {
-    free(idx->path);
-    idx->path = ls_path_join(folder, gz);
-  }
-  if (!idx->path) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
-  idx->file = gzopen(idx->path, "rb");
-  if (!idx->file) return ls_fail_errno(err, errno ? errno : ENOMEM, "cannot open '%s'", idx->path);
+static ls_status read_header(struct idx *idx, struct ls_error *err) {
   uint8_t head[4], dim[4];
   if (gzread(idx->file, head, 4) != 4 || head[0] || head[1] || head[3] < 1 || head[3] > MAX_IDX_AXES) {
     return ls_fail(err, LS_CORRUPT,
@@ -61,20 +51,40 @@ static ls_status idx_open(struct idx *idx, const char *folder, const char *name,
   return LS_OK;
 }
 
-static ls_status idx_read(struct idx *idx, uint8_t *to, size_t size, struct ls_error *err) {
-  size_t done = 0;
-  while (done < size) {
-    int got = gzread(idx->file, to + done, size - done > 1 << 20 ? 1 << 20 : (unsigned)(size - done));
-    if (got <= 0)
-      return ls_fail(err, LS_CORRUPT, "'%s' is cut short or damaged: %zu bytes were expected here, %zu came", idx->path,
-                     size, done);
-    done += (size_t)got;
+static ls_status open_idx(struct idx *idx, const char *folder, const char *name, struct ls_error *err) {
+  char gz[256];
+  snprintf(gz, sizeof gz, "%s.gz", name);
+  idx->path = ls_path_join(folder, name);
+  if (idx->path && access(idx->path, F_OK) != 0) {
+    free(idx->path);
+    idx->path = ls_path_join(folder, gz);
   }
-  return LS_OK;
+  if (!idx->path) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+  idx->file = gzopen(idx->path, "rb");
+  if (!idx->file) return ls_fail_errno(err, errno ? errno : ENOMEM, "cannot open '%s'", idx->path);
+  return read_header(idx, err);
 }
 
-// After the last value: the gzip checksum is seen here, and what the header did not announce.
-static ls_status idx_end(struct idx *idx, struct ls_error *err) {
+// All values, grown piece by piece: a header may claim what it likes.
+static ls_status read_values(struct idx *idx, uint64_t size, struct ls_error *err) {
+  uint64_t done = 0, capacity = 0;
+  while (done < size) {
+    if (done == capacity) {
+      capacity = capacity ? 2 * capacity : 1 << 20;
+      if (capacity > size) capacity = size;
+      uint8_t *values = realloc(idx->values, capacity);
+      if (!values) return ls_fail(err, LS_NO_MEMORY, "no memory for '%s'", idx->path);
+      idx->values = values;
+    }
+    uint64_t left = capacity - done;
+    int got = gzread(idx->file, idx->values + done, left > 1 << 24 ? 1 << 24 : (unsigned)left);
+    if (got <= 0) {
+      return ls_fail(err, LS_CORRUPT, "'%s' is cut short or damaged: %" PRIu64 " bytes were expected, %" PRIu64 " came",
+                     idx->path, size, done);
+    }
+    done += (uint64_t)got;
+  }
+  // The gzip checksum is seen here, and what the header did not announce.
   uint8_t more;
   int got = gzread(idx->file, &more, 1);
   if (got < 0) return ls_fail(err, LS_CORRUPT, "'%s' is damaged: its checksum is wrong", idx->path);
@@ -99,63 +109,76 @@ static ls_status check_pair(const struct idx *images, const struct idx *labels, 
   return LS_OK;
 }
 
-static ls_status import_part(const struct ls_import_options *options, struct ls_data_writer *writer, const char *group,
-                             const char *prefix, uint64_t *count, struct ls_import_result *result,
-                             struct ls_error *err) {
-  char image_name[64], label_name[64];
-  snprintf(image_name, sizeof image_name, "%s-images-idx3-ubyte", prefix);
-  snprintf(label_name, sizeof label_name, "%s-labels-idx1-ubyte", prefix);
-  struct idx images = {0}, labels = {0};
-  ls_status status = idx_open(&images, options->source, image_name, err);
-  if (status == LS_OK) status = idx_open(&labels, options->source, label_name, err);
-  if (status == LS_OK) status = check_pair(&images, &labels, err);
-  uint8_t *pixels = NULL;
-  struct ls_data_group *out = NULL;
-  if (status == LS_OK) {
-    struct ls_data_shape shape = {images.dim[0], images.dim[1], images.dim[2], images.axes == 4 ? images.dim[3] : 1};
-    result->height = shape.height, result->width = shape.width, result->channels = shape.channels;
-    status = ls_data_writer_group(writer, group, &shape, &out, err);
-    pixels = malloc((size_t)(shape.height * shape.width * shape.channels));
-    if (status == LS_OK && !pixels) status = ls_fail(err, LS_NO_MEMORY, "no memory for an image");
-    for (uint32_t i = 0; i < images.dim[0] && status == LS_OK; i++) {
-      uint8_t label = 0;
-      status = idx_read(&images, pixels, (size_t)(shape.height * shape.width * shape.channels), err);
-      if (status == LS_OK) status = idx_read(&labels, &label, 1, err);
-      if (status == LS_OK) status = ls_data_group_put(out, i, pixels, label, err);
-      if (label >= result->classes) result->classes = label + 1;
-      if (options->progress && (i % 1024 == 0 || i + 1 == images.dim[0]))
-        options->progress(options->user, group, i + 1, images.dim[0]);
-    }
-    if (status == LS_OK) status = idx_end(&images, err);
-    if (status == LS_OK) status = idx_end(&labels, err);
-    *count = images.dim[0];
-  }
-  if (out) {
-    ls_status closed = ls_data_group_finish(out, status == LS_OK ? err : NULL);
-    if (status == LS_OK) status = closed;
-  }
-  free(pixels);
-  idx_close(&images);
-  idx_close(&labels);
-  return status;
+static ls_status open_part(struct idx_source *s, const char *folder, int part, struct ls_error *err) {
+  static const char *const prefix[] = {"train", "t10k"}, *const group[] = {"/train", "/test"};
+  char name[64];
+  struct idx *images = &s->images[part], *labels = &s->labels[part];
+  snprintf(name, sizeof name, "%s-images-idx3-ubyte", prefix[part]);
+  LS_TRY(open_idx(images, folder, name, err));
+  snprintf(name, sizeof name, "%s-labels-idx1-ubyte", prefix[part]);
+  LS_TRY(open_idx(labels, folder, name, err));
+  LS_TRY(check_pair(images, labels, err));
+  images->image_bytes = (int64_t)images->dim[1] * images->dim[2] * (images->axes == 4 ? images->dim[3] : 1);
+  LS_TRY(read_values(images, (uint64_t)images->image_bytes * images->dim[0], err));
+  LS_TRY(read_values(labels, labels->dim[0], err));
+  s->source.parts[part] = (struct ls_source_part){.group = group[part], .count = images->dim[0]};
+  s->source.part_count = part + 1;
+  return LS_OK;
 }
 
-bool ls_import_is_idx(const char *source) {
-  static const char *const names[] = {"train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"};
-  for (int i = 0; i < 2; i++) {
-    char *path = ls_path_join(source, names[i]);
-    bool there = path && access(path, R_OK) == 0;
-    free(path);
-    if (there) return true;
-  }
-  return false;
+static ls_status open_source(const struct ls_import_options *o, struct ls_source **source, struct ls_error *err) {
+  struct idx_source *s = calloc(1, sizeof *s);
+  if (!s) return ls_fail(err, LS_NO_MEMORY, "no memory for a source");
+  *source = &s->source;
+  s->source.kind = &ls_source_idx;
+  for (int part = 0; part < 2; part++) LS_TRY(open_part(s, o->source, part, err));
+  const struct idx *labels = &s->labels[0];
+  uint8_t largest = 0;
+  for (uint32_t i = 0; i < labels->dim[0]; i++) largest = labels->values[i] > largest ? labels->values[i] : largest;
+  bool fashion = largest == 9 && s->images[0].dim[1] == 28 && strcasestr(o->source, "fashion");
+  for (int i = 0; fashion && i < 10; i++) LS_TRY(ls_source_add_class(&s->source, fashion_classes[i], err));
+  return LS_OK;
 }
 
-ls_status ls_import_idx(const struct ls_import_options *options, struct ls_data_writer *writer,
-                        struct ls_import_result *result, struct ls_error *err) {
-  snprintf(result->kind, sizeof result->kind, "IDX");
-  LS_TRY(import_part(options, writer, "/train", "train", &result->train, result, err));
-  LS_TRY(import_part(options, writer, "/test", "t10k", &result->test, result, err));
-  bool fashion = result->classes == 10 && result->height == 28 && strcasestr(options->source, "fashion");
-  return fashion ? ls_data_writer_class_names(writer, fashion_classes, 10, err) : LS_OK;
+static ls_status fetch(struct ls_source *source, int part, int64_t index, struct ls_item *item, struct ls_error *err) {
+  (void)err;
+  const struct idx_source *s = (struct idx_source *)source;
+  const struct idx *images = &s->images[part];
+  snprintf(item->name, sizeof item->name, "%s, image %" PRId64, images->path, index);
+  item->form = LS_ITEM_ROWS;
+  item->height = images->dim[1];
+  item->width = images->dim[2];
+  item->channels = images->axes == 4 ? images->dim[3] : 1;
+  item->data = images->values + index * images->image_bytes;
+  item->size = (size_t)images->image_bytes;
+  item->label = s->labels[part].values[index];
+  return LS_OK;
 }
+
+static void close_idx(struct idx *idx) {
+  if (idx->file) gzclose(idx->file);
+  free(idx->values);
+  free(idx->path);
+}
+
+static void close_source(struct ls_source *source) {
+  struct idx_source *s = (struct idx_source *)source;
+  for (int part = 0; part < 2; part++) {
+    close_idx(&s->images[part]);
+    close_idx(&s->labels[part]);
+  }
+  free(s);
+}
+
+static bool is(const char *path) {
+  return ls_source_has(path, "train-images-idx3-ubyte") || ls_source_has(path, "train-images-idx3-ubyte.gz");
+}
+
+const struct ls_source_kind ls_source_idx = {
+    .name = "IDX (MNIST)",
+    .what = "a folder with train-images-idx3-ubyte[.gz] and its three companions (MNIST, Fashion-MNIST)",
+    .is = is,
+    .open = open_source,
+    .fetch = fetch,
+    .close = close_source,
+};

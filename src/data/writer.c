@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 #include "base/file.h"
 #include "data/data_internal.h"
 
-enum { ALIGNMENT = 4096, BUFFER_IMAGES = 256 };
+enum { ALIGNMENT = 4096 };
 
 struct ls_data_writer {
   char *path, *temporary;
@@ -23,14 +24,24 @@ struct ls_data_writer {
   int fd;
 };
 
+// A dataset that is written with pwrite, one element a sample (or bytes) after the other.
+struct part {
+  const char *name;
+  int rank;
+  hsize_t dim[4];
+  hid_t type;
+  uint64_t offset;       // in the file
+  size_t element_bytes;  // of dim[1..]
+};
+
 struct ls_data_group {
   struct ls_data_writer *writer;
   struct ls_data_shape shape;
   hid_t group;
-  uint64_t images_offset, labels_offset;
-  size_t image_bytes;
-  double sum[LS_MAX_CHANNELS], squares[LS_MAX_CHANNELS];
-  int64_t seen;
+  struct part images, labels, offsets, sizes;  // images: the pixels, or the encoded bytes
+  int64_t count;                               // put so far
+  uint64_t bytes;                              // of `images`, put so far
+  struct ls_data_sums sums;
 };
 
 ls_status ls_data_writer_open(const char *path, struct ls_data_writer **result, struct ls_error *err) {
@@ -51,7 +62,7 @@ ls_status ls_data_writer_open(const char *path, struct ls_data_writer **result, 
       status = ls_fail(err, LS_IO, "cannot create '%s': is the folder there and writable, and is there space?",
                        w->temporary);
   }
-  if (status == LS_OK && (w->fd = open(w->temporary, O_WRONLY | O_CLOEXEC)) < 0)
+  if (status == LS_OK && (w->fd = open(w->temporary, O_RDWR | O_CLOEXEC)) < 0)
     status = ls_fail_errno(err, errno, "cannot open '%s'", w->temporary);
   if (status != LS_OK) {
     ls_data_writer_close(w, false, NULL);
@@ -68,18 +79,51 @@ static ls_status reserve(const struct ls_data_writer *w, uint64_t offset, uint64
   return ls_fail_errno(err, errno, "cannot write '%s', which needs %.1f MiB", w->temporary, (double)bytes / 1048576);
 }
 
-static ls_status make_dataset(hid_t group, const char *name, int rank, const hsize_t *dim, hid_t type, uint64_t *offset,
-                              struct ls_error *err) {
-  hid_t space = H5Screate_simple(rank, dim, NULL), plist = H5Pcreate(H5P_DATASET_CREATE);
+static ls_status make_dataset(hid_t group, struct part *p, struct ls_error *err) {
+  hid_t space = H5Screate_simple(p->rank, p->dim, NULL), plist = H5Pcreate(H5P_DATASET_CREATE);
   H5Pset_alloc_time(plist, H5D_ALLOC_TIME_EARLY);
   H5Pset_fill_time(plist, H5D_FILL_TIME_NEVER);
-  hid_t id = H5Dcreate2(group, name, type, space, H5P_DEFAULT, plist, H5P_DEFAULT);
+  hid_t id = H5Dcreate2(group, p->name, p->type, space, H5P_DEFAULT, plist, H5P_DEFAULT);
   haddr_t at = id >= 0 ? H5Dget_offset(id) : HADDR_UNDEF;
   if (id >= 0) H5Dclose(id);
   H5Pclose(plist);
   H5Sclose(space);
-  *offset = at;
-  return at != HADDR_UNDEF ? LS_OK : ls_fail(err, LS_IO, "cannot make dataset '%s': no space left?", name);
+  p->offset = at;
+  return at != HADDR_UNDEF ? LS_OK : ls_fail(err, LS_IO, "cannot make dataset '%s': no space left?", p->name);
+}
+
+static ls_status make_part(struct ls_data_group *g, struct part *p, struct part what, struct ls_error *err) {
+  *p = what;
+  LS_TRY(make_dataset(g->group, p, err));
+  return reserve(g->writer, p->offset, p->dim[0] * p->element_bytes, err);
+}
+
+static ls_status make_parts(struct ls_data_group *g, struct ls_error *err) {
+  const struct ls_data_shape *s = &g->shape;
+  hsize_t n = (hsize_t)s->count;
+  if (s->encoded) {
+    struct part encoded = {"encoded", 1, {s->encoded_bytes}, H5T_STD_U8LE, 0, 1};
+    struct part offsets = {"offsets", 1, {n + 1}, H5T_STD_U64LE, 0, 8},
+                sizes = {"sizes", 2, {n, 2}, H5T_STD_I32LE, 0, 8};
+    LS_TRY(make_part(g, &g->offsets, offsets, err));
+    LS_TRY(make_part(g, &g->sizes, sizes, err));
+    LS_TRY(make_part(g, &g->images, encoded, err));
+  } else {
+    struct part images = {"images",     4, {n, (hsize_t)s->height, (hsize_t)s->width, (hsize_t)s->channels},
+                          H5T_STD_U8LE, 0, (size_t)(s->height * s->width * s->channels)};
+    LS_TRY(make_part(g, &g->images, images, err));
+  }
+  struct part labels = {"labels", 1, {n}, H5T_STD_I32LE, 0, 4};
+  return make_part(g, &g->labels, labels, err);
+}
+
+static ls_status write_channels(hid_t group, int64_t channels, struct ls_error *err) {
+  hid_t space = H5Screate(H5S_SCALAR);
+  hid_t attribute = H5Acreate2(group, "channels", H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT);
+  herr_t failed = attribute >= 0 ? H5Awrite(attribute, H5T_NATIVE_INT64, &channels) : -1;
+  if (attribute >= 0) H5Aclose(attribute);
+  H5Sclose(space);
+  return failed < 0 ? ls_fail(err, LS_IO, "cannot write an attribute: no space left?") : LS_OK;
 }
 
 ls_status ls_data_writer_group(struct ls_data_writer *w, const char *name, const struct ls_data_shape *shape,
@@ -89,14 +133,10 @@ ls_status ls_data_writer_group(struct ls_data_writer *w, const char *name, const
   if (!g) return ls_fail(err, LS_NO_MEMORY, "no memory for a group");
   g->writer = w;
   g->shape = *shape;
-  g->image_bytes = (size_t)(shape->height * shape->width * shape->channels);
   g->group = H5Gcreate2(w->file, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-  hsize_t dim[4] = {(hsize_t)shape->count, (hsize_t)shape->height, (hsize_t)shape->width, (hsize_t)shape->channels};
   ls_status status = g->group >= 0 ? LS_OK : ls_fail(err, LS_IO, "cannot make group '%s'", name);
-  if (status == LS_OK) status = make_dataset(g->group, "images", 4, dim, H5T_STD_U8LE, &g->images_offset, err);
-  uint64_t bytes = g->image_bytes * (uint64_t)shape->count;
-  if (status == LS_OK) status = reserve(w, g->images_offset, bytes, err);
-  if (status == LS_OK) status = make_dataset(g->group, "labels", 1, dim, H5T_STD_I32LE, &g->labels_offset, err);
+  if (status == LS_OK) status = make_parts(g, err);
+  if (status == LS_OK && shape->encoded) status = write_channels(g->group, shape->channels, err);
   if (status != LS_OK) {
     if (g->group >= 0) H5Gclose(g->group);
     free(g);
@@ -120,23 +160,78 @@ static ls_status write_at(const struct ls_data_writer *w, const void *data, size
   return LS_OK;
 }
 
-ls_status ls_data_group_put(struct ls_data_group *g, int64_t index, const uint8_t *pixels, int64_t label,
-                            struct ls_error *err) {
-  int32_t stored = (int32_t)label;
-  LS_TRY(write_at(g->writer, pixels, g->image_bytes, g->images_offset + (uint64_t)index * g->image_bytes, err));
-  LS_TRY(write_at(g->writer, &stored, sizeof stored, g->labels_offset + (uint64_t)index * sizeof stored, err));
-  int64_t c = g->shape.channels;
-  uint64_t sum[LS_MAX_CHANNELS] = {0}, squares[LS_MAX_CHANNELS] = {0};
-  for (size_t i = 0; i < g->image_bytes; i++) {
-    sum[i % (size_t)c] += pixels[i];
-    squares[i % (size_t)c] += (uint64_t)pixels[i] * pixels[i];
+void ls_data_sum(const uint8_t *pixels, int64_t count, int64_t channels, struct ls_data_sums *sums) {
+  *sums = (struct ls_data_sums){.pixels = (uint64_t)count};
+  for (int64_t k = 0; k < channels; k++) {
+    uint64_t sum = 0, squares = 0;
+    for (int64_t i = 0; i < count;) {  // in pieces whose sums fit 32 bits
+      int64_t end = i + 65536 < count ? i + 65536 : count;
+      uint32_t s = 0, q = 0;
+      for (; i < end; i++) {
+        uint32_t v = pixels[i * channels + k];
+        s += v;
+        q += v * v;
+      }
+      sum += s;
+      squares += q;
+    }
+    sums->sum[k] = sum;
+    sums->squares[k] = squares;
   }
-  for (int64_t k = 0; k < c; k++) {
-    g->sum[k] += (double)sum[k];
-    g->squares[k] += (double)squares[k];
+}
+
+ls_status ls_data_group_put(struct ls_data_group *g, const struct ls_data_sample *s, struct ls_error *err) {
+  struct ls_data_writer *w = g->writer;
+  uint64_t n = (uint64_t)g->count;
+  if (g->count >= g->shape.count || g->bytes + s->size > g->images.dim[0] * g->images.element_bytes ||
+      (!g->shape.encoded && s->size != g->images.element_bytes)) {
+    return ls_fail(err, LS_INTERNAL, "sample %" PRIu64 " does not fit into its group", n);
   }
-  g->seen++;
+  if (g->shape.encoded) {
+    int32_t size[2] = {(int32_t)s->height, (int32_t)s->width};
+    LS_TRY(write_at(w, &g->bytes, sizeof g->bytes, g->offsets.offset + 8 * n, err));
+    LS_TRY(write_at(w, size, sizeof size, g->sizes.offset + 8 * n, err));
+  }
+  LS_TRY(write_at(w, s->data, s->size, g->images.offset + g->bytes, err));
+  LS_TRY(write_at(w, &s->label, sizeof s->label, g->labels.offset + 4 * n, err));
+  g->sums.pixels += s->sums.pixels;
+  for (int k = 0; k < LS_MAX_CHANNELS; k++) {
+    g->sums.sum[k] += s->sums.sum[k];
+    g->sums.squares[k] += s->sums.squares[k];
+  }
+  g->bytes += s->size;
+  g->count++;
   return LS_OK;
+}
+
+// As memmove, in the file.
+static ls_status move_bytes(const struct ls_data_writer *w, uint64_t from, uint64_t to, uint64_t bytes,
+                            struct ls_error *err) {
+  enum { PIECE = 1 << 20 };
+  uint8_t *piece = malloc(PIECE);
+  if (!piece) return ls_fail(err, LS_NO_MEMORY, "no memory to move data");
+  ls_status status = LS_OK;
+  for (uint64_t done = 0; done < bytes && status == LS_OK;) {
+    size_t size = bytes - done < PIECE ? (size_t)(bytes - done) : PIECE;
+    uint64_t at = to < from ? done : bytes - done - size;
+    if (pread(w->fd, piece, size, (off_t)(from + at)) != (ssize_t)size)
+      status = ls_fail(err, LS_IO, "cannot read '%s' again", w->temporary);
+    else
+      status = write_at(w, piece, size, to + at, err);
+    done += size;
+  }
+  free(piece);
+  return status;
+}
+
+// The dataset becomes one of `count` elements: made anew, which as a rule gives it the same place.
+static ls_status shrink(struct ls_data_group *g, struct part *p, uint64_t count, struct ls_error *err) {
+  if (p->rank == 0 || p->dim[0] == count) return LS_OK;
+  uint64_t was = p->offset;
+  p->dim[0] = count;
+  if (H5Ldelete(g->group, p->name, H5P_DEFAULT) < 0) return ls_fail(err, LS_IO, "cannot shorten dataset '%s'", p->name);
+  LS_TRY(make_dataset(g->group, p, err));
+  return p->offset == was ? LS_OK : move_bytes(g->writer, was, p->offset, count * p->element_bytes, err);
 }
 
 static void write_floats(hid_t where, const char *name, const float *values, int64_t count) {
@@ -150,22 +245,31 @@ static void write_floats(hid_t where, const char *name, const float *values, int
   H5Sclose(space);
 }
 
-ls_status ls_data_group_finish(struct ls_data_group *g, struct ls_error *err) {
-  (void)err;
+static ls_status finish(struct ls_data_group *g, struct ls_error *err) {
+  uint64_t n = (uint64_t)g->count;
+  if (g->shape.encoded) LS_TRY(write_at(g->writer, &g->bytes, sizeof g->bytes, g->offsets.offset + 8 * n, err));
+  LS_TRY(shrink(g, &g->images, g->shape.encoded ? g->bytes : n, err));
+  LS_TRY(shrink(g, &g->labels, n, err));
+  LS_TRY(shrink(g, &g->offsets, n + 1, err));
+  LS_TRY(shrink(g, &g->sizes, n, err));
   float mean[LS_MAX_CHANNELS], deviation[LS_MAX_CHANNELS];
-  double n = (double)g->seen * (double)(g->shape.height * g->shape.width);
-  for (int64_t c = 0; c < g->shape.channels && n > 0; c++) {
-    double m = g->sum[c] / n, v = g->squares[c] / n - m * m;
+  double pixels = (double)g->sums.pixels;
+  if (!g->sums.pixels) return LS_OK;
+  for (int64_t c = 0; c < g->shape.channels; c++) {
+    double m = (double)g->sums.sum[c] / pixels, v = (double)g->sums.squares[c] / pixels - m * m;
     mean[c] = (float)m;
     deviation[c] = (float)sqrt(v > 0 ? v : 1);
   }
-  if (n > 0) {
-    write_floats(g->group, "mean", mean, g->shape.channels);
-    write_floats(g->group, "deviation", deviation, g->shape.channels);
-  }
+  write_floats(g->group, "mean", mean, g->shape.channels);
+  write_floats(g->group, "deviation", deviation, g->shape.channels);
+  return LS_OK;
+}
+
+ls_status ls_data_group_finish(struct ls_data_group *g, struct ls_error *err) {
+  ls_status status = finish(g, err);
   H5Gclose(g->group);
   free(g);
-  return LS_OK;
+  return status;
 }
 
 ls_status ls_data_writer_class_names(struct ls_data_writer *w, const char *const *names, size_t count,

@@ -28,12 +28,16 @@ static int files_in_folder(void) {
 static ls_status write_file(const char *name, int64_t n, bool keep, struct ls_error *err) {
   struct ls_data_writer *writer;
   struct ls_data_group *group = NULL;
-  struct ls_data_shape shape = {n, 16, 16, 3};
+  struct ls_data_shape shape = {.count = n, .height = 16, .width = 16, .channels = 3};
   ls_status status = ls_data_writer_open(test_path(name), &writer, err);
   if (status != LS_OK) return status;
   status = ls_data_writer_group(writer, "/train", &shape, &group, err);
   uint8_t *pixels = test_pixels(n, 16, 16, 3);
-  for (int64_t i = 0; i < n && status == LS_OK; i++) status = ls_data_group_put(group, i, pixels + i * 768, i, err);
+  for (int64_t i = 0; i < n && status == LS_OK; i++) {
+    struct ls_data_sample sample = {.data = pixels + i * 768, .size = 768, .label = (int32_t)i};
+    ls_data_sum(sample.data, 256, 3, &sample.sums);
+    status = ls_data_group_put(group, &sample, err);
+  }
   free(pixels);
   if (group) {
     ls_status finished = ls_data_group_finish(group, status == LS_OK ? err : NULL);
