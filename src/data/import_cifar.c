@@ -75,7 +75,7 @@ static ls_status fetch(struct ls_source *source, int part, int64_t index, struct
   const struct cifar_source *s = (struct cifar_source *)source;
   const struct cifar_file *file = s->files[part];
   while (index >= file->records) index -= file++->records;
-  size_t record = (size_t)(s->label_bytes + PIXELS);
+  size_t record = (size_t)s->label_bytes + PIXELS;
   snprintf(item->name, sizeof item->name, "%s, image %" PRId64, file->path, index);
   LS_TRY(ls_item_read(item, file->fd, (uint64_t)index * record, record, file->path, err));
   item->form = LS_ITEM_PLANES;

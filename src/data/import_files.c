@@ -208,7 +208,7 @@ static ls_status parse_line(struct files_source *s, const char *list, const char
                    list, number, line);
   }
   while (space > line && isspace((unsigned char)space[-1])) *--space = 0;
-  return add_entry(s, 0, ls_path_join(folder, line), label, err);
+  return add_entry(s, 0, folder ? ls_path_join(folder, line) : strdup(line), label, err);
 }
 
 static ls_status open_list(const struct ls_import_options *o, struct ls_source **source, struct ls_error *err) {
@@ -221,10 +221,10 @@ static ls_status open_list(const struct ls_import_options *o, struct ls_source *
   FILE *file = fopen(o->source, "re");
   if (!file) return ls_fail_errno(err, errno, "cannot open '%s'", o->source);
   const char *slash = strrchr(o->source, '/');
-  char *folder = slash ? strndup(o->source, (size_t)(slash - o->source + 1)) : strdup(".");
+  char *folder = slash ? strndup(o->source, (size_t)(slash - o->source + 1)) : NULL;
   char *line = NULL;
   size_t size = 0;
-  ls_status status = folder ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+  ls_status status = slash && !folder ? ls_fail(err, LS_NO_MEMORY, "no memory for a path") : LS_OK;
   for (int64_t number = 1; status == LS_OK && getline(&line, &size, file) >= 0; number++)
     status = parse_line(s, o->source, folder, number, line, err);
   free(line);

@@ -225,7 +225,8 @@ def test_list():
         result, said = import_json(place, "list.txt", "x.h5", "--skip-damaged")
         assert result["skipped"] == 1 and "nowhere.png" in said, (result, said)
         place.write("names.txt", "katze\n")
-        complains(place.run("data", "import", "list.txt", "y.h5", "--skip-damaged", "--class-names", "names.txt"), (2,),
+        place.write("list.txt", "\n".join(lines))
+        complains(place.run("data", "import", "list.txt", "y.h5", "--class-names", "names.txt"), (2,),
                   "1 class names")
 
 
