@@ -172,7 +172,8 @@ static ls_status take_snapshot(struct run *r, struct ls_error *err) {
   r->snapshot->seed = r->job->seed;
   r->snapshot->schedule = r->schedule;
   r->snapshot->last_accuracy = r->last_accuracy;
-  return model_save(r->trainer, r->snapshot, err);
+  LS_TRY(model_save(r->trainer, r->snapshot, err));
+  return ls_snapshot_check(r->snapshot, err);
 }
 
 static ls_status start_checkpoint(struct run *r, struct ls_error *err) {

@@ -72,6 +72,21 @@ ls_status ls_snapshot_sha256(const struct ls_snapshot *s, char hex[65], struct l
   return LS_OK;
 }
 
+ls_status ls_snapshot_check(const struct ls_snapshot *s, struct ls_error *err) {
+  for (int i = 0; i < ls_graph_parameter_count(s->graph); i++) {
+    const struct ls_parameter *p = ls_graph_parameter(s->graph, i);
+    for (int64_t j = 0; j < ls_shape_elements(&p->shape); j++) {
+      float value = s->parameters[i][j];
+      if (isfinite(value)) continue;
+      return ls_fail(err, LS_DIVERGED,
+                     "parameter '%s' has become %s by step %" PRIu64
+                     "; a lower learning rate, or a longer warm-up, usually helps",
+                     p->name, isnan(value) ? "NaN" : "infinite", s->step);
+    }
+  }
+  return LS_OK;
+}
+
 // --- writing ------------------------------------------------------------------------------------------------------------
 
 static bool write_floats(hid_t group, const struct ls_parameter *p, const float *values) {

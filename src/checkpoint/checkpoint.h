@@ -34,6 +34,9 @@ void ls_snapshot_free(struct ls_snapshot *snapshot);
 // SHA-256 over all parameters and running statistics in network order; 64 hexadecimal digits.
 ls_status ls_snapshot_sha256(const struct ls_snapshot *snapshot, char hex[65], struct ls_error *err);
 
+// LS_DIVERGED when a parameter is no number any more. The loss need not show it: oneDNN's ReLU makes 0 out of NaN.
+ls_status ls_snapshot_check(const struct ls_snapshot *snapshot, struct ls_error *err);
+
 // Writes `path` durably. *bytes: its size.
 ls_status ls_checkpoint_write(const struct ls_snapshot *snapshot, const char *job_json, const char *path,
                               uint64_t *bytes, struct ls_error *err);

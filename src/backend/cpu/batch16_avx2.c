@@ -24,7 +24,7 @@ static inline void store_bytes(uint8_t *to, __m256i v) {
 #define V_ZERO() _mm256_setzero_ps()
 #define V_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define V_ADD(a, b) _mm256_add_ps(a, b)
-#define V_MAX(a, b) _mm256_max_ps(a, b)
+#define V_MAX(a, b) _mm256_max_ps(a, b)  // b where either is NaN
 #define V_SUM(v) sum_of(v)
 #define V_KEEP(v) __asm__("" : "+x"(v))
 #define V_MUL(a, b) _mm256_mul_ps(a, b)

@@ -12,7 +12,7 @@
 #define V_ZERO() _mm512_setzero_ps()
 #define V_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define V_ADD(a, b) _mm512_add_ps(a, b)
-#define V_MAX(a, b) _mm512_max_ps(a, b)
+#define V_MAX(a, b) _mm512_max_ps(a, b)  // b where either is NaN
 #define V_SUM(v) _mm512_reduce_add_ps(v)
 #define V_KEEP(v) __asm__("" : "+v"(v))
 #define V_MUL(a, b) _mm512_mul_ps(a, b)

@@ -52,7 +52,7 @@ INLINE void forward_block(const struct view *in, const float *w, int64_t w_k, in
   }
   for (int k = 0; k < kb; k++) {
     for (int j = 0; j < xb; j++) {
-      V_STORE(y + k * y_k + j * LS_B16_LANES, relu ? V_MAX(sum[k][j], V_ZERO()) : sum[k][j]);
+      V_STORE(y + k * y_k + j * LS_B16_LANES, relu ? V_MAX(V_ZERO(), sum[k][j]) : sum[k][j]);
     }
   }
 }
@@ -346,7 +346,7 @@ INLINE void fc_block(const float *x, int64_t x_group, int64_t n, const float *w,
   }
   for (int k = 0; k < kb; k++) {
     for (int j = 0; j < xb; j++) {
-      V_STORE(y + j * y_group + k * LS_B16_LANES, relu ? V_MAX(sum[k][j], V_ZERO()) : sum[k][j]);
+      V_STORE(y + j * y_group + k * LS_B16_LANES, relu ? V_MAX(V_ZERO(), sum[k][j]) : sum[k][j]);
     }
   }
 }

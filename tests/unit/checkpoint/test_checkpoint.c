@@ -189,6 +189,23 @@ static void test_sha256(void **state) {
   ls_snapshot_free(s);
 }
 
+// A state with a value that is no number is not worth keeping: whoever writes checkpoints asks first.
+static void test_check(void **state) {
+  (void)state;
+  struct ls_snapshot *s;
+  struct ls_error err = LS_ERROR_INIT;
+  assert_int_equal(ls_snapshot_new(world.graph, &s, &err), LS_OK);
+  s->step = 7;
+  assert_int_equal(ls_snapshot_check(s, &err), LS_OK);
+  s->parameters[3][4] = INFINITY;
+  assert_int_equal(ls_snapshot_check(s, &err), LS_DIVERGED);
+  assert_non_null(strstr(err.text, "parameter 'bn.beta' has become infinite by step 7"));
+  s->parameters[0][9] = NAN;
+  assert_int_equal(ls_snapshot_check(s, &err), LS_DIVERGED);
+  assert_non_null(strstr(err.text, "parameter 'conv.weight' has become NaN by step 7"));
+  ls_snapshot_free(s);
+}
+
 static void test_damage_is_refused(void **state) {
   (void)state;
   write_step(1);
@@ -385,6 +402,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {IN_WORLD(test_round_trip),
                                      IN_WORLD(test_fresh_state),
                                      IN_WORLD(test_sha256),
+                                     IN_WORLD(test_check),
                                      IN_WORLD(test_damage_is_refused),
                                      IN_WORLD(test_other_network_is_refused),
                                      IN_WORLD(test_list_and_prune),
