@@ -470,7 +470,7 @@ static ls_status run_job(struct run *r, bool *was_stopped, struct ls_train_resul
   if (r->options->profile) LS_TRY(profile_new(r->options->profile, r->trainer->workers, &r->trainer->profile, err));
   for (int i = 0; r->trainer->profile && i < r->trainer->workers; i++) {
     struct worker *w = &r->trainer->worker[i];
-    for (int j = 0; j < LS_MAX_TREE_BUFFERS; j++) profile_attach(r->trainer->profile, w, w->bindings[j]);
+    for (int j = 0; j < r->trainer->shards_each; j++) profile_attach(r->trainer->profile, w, w->bindings[j]);
   }
   LS_TRY(train_all(r, was_stopped, err));
   LS_TRY(ls_snapshot_sha256(r->snapshot, result->parameters_sha256, err));

@@ -11,12 +11,12 @@
 
 enum { UPDATE_BLOCK = 4096 };
 
-// Forward and backward of one shard into gradient buffer `buffer`.
-static ls_status compute_shard(struct worker *w, const struct ls_batch *batch, int shard, int buffer,
-                               struct ls_error *err) {
+// Forward and backward of this worker's i-th shard into gradient buffer ls_tree_buffer(i) and factor slab i.
+static ls_status compute_shard(struct worker *w, const struct ls_batch *batch, int i, struct ls_error *err) {
   struct trainer *t = w->trainer;
   size_t shard_bytes = ls_plan_input_bytes(w->plan);
-  struct ls_binding *binding = w->bindings[buffer];
+  int shard = w->index * t->shards_each + i;
+  struct ls_binding *binding = w->bindings[i];
   w->step_parameters->step = t->step;
   w->step_parameters->first_image = (uint64_t)(shard * t->shard_batch);
   ls_binding_set_input(binding, (char *)batch->images + (size_t)shard * shard_bytes,
@@ -30,7 +30,7 @@ static ls_status compute_gradients(struct worker *w, const struct ls_batch *batc
   struct trainer *t = w->trainer;
   for (int i = 0; i < t->shards_each; i++) {
     int buffer = ls_tree_buffer(i);
-    LS_TRY(compute_shard(w, batch, w->index * t->shards_each + i, buffer, err));
+    LS_TRY(compute_shard(w, batch, i, err));
     int64_t start = ls_clock_ns();
     for (int merge = ls_tree_merges(i); merge > 0 && buffer > 0; merge--, buffer--) {
       ls_tree_merge(w->gradients[buffer - 1], w->gradients[buffer], t->gradient_floats);
@@ -49,7 +49,7 @@ static void update_block(struct trainer *t, const struct ls_sgd *rule, const str
   if (s->learned) {
     struct ls_sgd sgd = *rule;
     if (!s->decays) sgd.weight_decay = 0;
-    ls_sgd_update(&sgd, n, t->parameters + begin, t->momentum + begin, sum);
+    ls_sgd_update(&sgd, n, t->parameters + begin, t->momentum + s->momentum + (begin - s->begin), sum);
   } else {
     ls_running_update(s->share, s->statistic_scale / (float)t->shards, n, t->parameters + begin, sum);
   }
@@ -58,13 +58,69 @@ static void update_block(struct trainer *t, const struct ls_sgd *rule, const str
 // This worker's slice of the slab: whole cache lines, so that no line is written by two.
 static void update_slice(struct worker *w, const struct ls_sgd *rule, const float *const *parts) {
   struct trainer *t = w->trainer;
-  int64_t lines = t->parameter_floats / 16;
+  int64_t lines = t->summed_floats / 16;
   int64_t first = lines * w->index / t->workers * 16, last = lines * (w->index + 1) / t->workers * 16;
   for (int i = 0; i < t->segment_count; i++) {
     const struct segment *s = &t->segments[i];
+    if (s->factored) continue;
     int64_t begin = s->begin > first ? s->begin : first, end = s->end < last ? s->end : last;
     for (; begin < end; begin += UPDATE_BLOCK) {
       update_block(t, rule, s, parts, begin, end - begin > UPDATE_BLOCK ? begin + UPDATE_BLOCK : end);
+    }
+  }
+}
+
+// --- gradients left as factors (graph/plan.h) -----------------------------------------------------------------------------
+
+// Sums a tile of the gradient over all shards in the tree's order, from the factors that their workers left; tiles[0] gets
+// the sum. x NULL: of the bias, whose "input" is 1 for every image.
+static void sum_tile(struct worker *w, const struct ls_plan_factors *f, int64_t row, int64_t rows, int64_t column,
+                     int64_t columns, bool bias) {
+  struct trainer *t = w->trainer;
+  const size_t tile = LS_TILE_ROWS * LS_TILE_COLUMNS;
+  static const float one = 1;
+  for (int shard = 0; shard < t->shards; shard++) {
+    const struct worker *owner = &t->worker[shard / t->shards_each];
+    const char *factors = owner->factors + (size_t)(shard % t->shards_each) * t->factor_bytes;
+    const float *dy = (const float *)(factors + f->dy_offset_bytes) + row;
+    const float *x = (const float *)(factors + f->x_offset_bytes) + column;
+    int buffer = ls_tree_buffer(shard);
+    t->ops->outer_sum(t->shard_batch, rows, columns, dy, f->k, bias ? &one : x, bias ? 0 : f->c,
+                      w->tiles + (size_t)buffer * tile);
+    for (int merge = ls_tree_merges(shard); merge > 0 && buffer > 0; merge--, buffer--)
+      ls_tree_merge(w->tiles + (size_t)(buffer - 1) * tile, w->tiles + (size_t)buffer * tile, rows * columns);
+  }
+}
+
+static void update_rows(struct worker *w, const struct ls_sgd *rule, int parameter, int64_t row, int64_t rows,
+                        int64_t row_floats, int64_t column, int64_t columns) {
+  struct trainer *t = w->trainer;
+  const struct segment *s = &t->segments[parameter];
+  struct ls_sgd sgd = *rule;
+  if (!s->decays) sgd.weight_decay = 0;
+  for (int64_t r = 0; r < rows; r++) {
+    int64_t at = (row + r) * row_floats + column;
+    ls_sgd_update(&sgd, columns, t->parameters + s->begin + at, t->momentum + s->momentum + at, w->tiles + r * columns);
+  }
+}
+
+// This worker's share of the tiles. Tiles are the same whoever has them. Columns outside, so that a block of the inputs
+// stays in the second-level cache while the rows go by.
+static void update_factored(struct worker *w, const struct ls_sgd *rule, const struct ls_plan_factors *f) {
+  const struct trainer *t = w->trainer;
+  int64_t down = (f->k + LS_TILE_ROWS - 1) / LS_TILE_ROWS, across = (f->c + LS_TILE_COLUMNS - 1) / LS_TILE_COLUMNS;
+  int64_t tiles = down * (across + (f->bias >= 0));
+  for (int64_t i = tiles * w->index / t->workers; i < tiles * (w->index + 1) / t->workers; i++) {
+    int64_t row = i % down * LS_TILE_ROWS, column = i / down * LS_TILE_COLUMNS;
+    int64_t rows = f->k - row < LS_TILE_ROWS ? f->k - row : LS_TILE_ROWS;
+    int64_t columns = f->c - column < LS_TILE_COLUMNS ? f->c - column : LS_TILE_COLUMNS;
+    bool bias = i / down == across;
+    if (bias) {
+      sum_tile(w, f, row, rows, 0, 1, true);
+      update_rows(w, rule, f->bias, row, rows, 1, 0, 1);
+    } else {
+      sum_tile(w, f, row, rows, column, columns, false);
+      update_rows(w, rule, f->weight, row, rows, f->c, column, columns);
     }
   }
 }
@@ -97,6 +153,7 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   const float *parts[LS_MAX_WORKERS];
   for (int i = 0; i < t->workers; i++) parts[i] = t->worker[i].gradients[0];
   update_slice(w, &rule, parts);
+  for (int i = 0; i < ls_plan_factors_count(w->plan); i++) update_factored(w, &rule, ls_plan_factors(w->plan, i));
   if (w->index == 0) {
     ls_tree_sum(t->metrics, parts, t->workers, t->gradient_floats - 16, LS_METRICS);
     t->go_on = t->after_step(t->user, t);  // counts the step

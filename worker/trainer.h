@@ -16,11 +16,15 @@
 #include "optim/optim.h"
 
 enum { LS_MAX_WORKERS = 64, LS_MAX_TREE_BUFFERS = 8 };
+// A tile of a factored gradient. The sums of one tile stay in the second-level cache. Bits do not depend on the size.
+enum { LS_TILE_ROWS = 24, LS_TILE_COLUMNS = 512 };
 
 // A stretch of the flat slabs with one rule of updating.
 struct segment {
   int64_t begin, end;  // in floats
+  int64_t momentum;    // where its momentum begins
   bool learned;
+  bool factored;                 // not in the gradient slab
   bool decays;                   // weight decay applies
   float share, statistic_scale;  // running statistics
 };
@@ -40,7 +44,9 @@ struct worker {
   void *activations;  // shared by both plans
   size_t activation_bytes;
   float *gradients[LS_MAX_TREE_BUFFERS];
-  struct ls_binding *bindings[LS_MAX_TREE_BUFFERS];
+  struct ls_binding *bindings[LS_MAX_WORKERS];  // one for each of its shards
+  char *factors;                                // [shards_each] factor slabs
+  float *tiles;                                 // [tree buffers of all shards][LS_TILE_ROWS][LS_TILE_COLUMNS]
   struct ls_binding *evaluation_binding;
   struct ls_step_parameters *step_parameters;
   float *evaluation_metrics;  // LS_METRICS
@@ -59,6 +65,8 @@ struct trainer {
   // Slabs. All workers read `parameters`; each updates its slice between the two barriers of a step.
   float *parameters, *momentum;
   int64_t parameter_floats, learned_floats, gradient_floats;
+  int64_t summed_floats;  // of the parameter slab: those with a place in the gradient slab
+  size_t factor_bytes;    // of one shard
   struct segment *segments;
   int segment_count;
   struct ls_sgd sgd;

@@ -66,8 +66,11 @@ static ls_status allocate(struct worker *w, size_t bytes, void *memory, struct l
 
 static ls_status build_plans(struct worker *w, const struct trainer_options *o, struct ls_error *err) {
   struct trainer *t = w->trainer;
-  struct ls_plan_options options = {
-      .batch = t->shard_batch, .training = true, .dtype = LS_F32, .loss_images = t->batch};
+  struct ls_plan_options options = {.batch = t->shard_batch,
+                                    .training = true,
+                                    .dtype = LS_F32,
+                                    .loss_images = t->batch,
+                                    .factors = t->ops->outer_sum != NULL};
   if (o->training) LS_TRY(ls_plan_build(t->graph, &w->backend, &options, &w->plan, err));
   options.training = false;
   options.parameters_of = w->plan;
@@ -84,6 +87,8 @@ static ls_status make_shared(struct worker *w, struct ls_error *err) {
   t->parameter_floats = (int64_t)(ls_plan_parameter_bytes(plan) / sizeof(float));
   t->learned_floats = (int64_t)(ls_plan_learned_bytes(plan) / sizeof(float));
   t->gradient_floats = (int64_t)(ls_plan_gradient_bytes(plan) / sizeof(float));
+  t->summed_floats = (int64_t)(ls_plan_metrics_offset(plan) / sizeof(float));
+  t->factor_bytes = ls_plan_factor_bytes(plan);
   LS_TRY(allocate(w, ls_plan_parameter_bytes(plan) + 64, &t->parameters, err));
   memset(t->parameters, 0, ls_plan_parameter_bytes(plan));
   if (w->plan) {
@@ -96,12 +101,14 @@ static ls_status make_shared(struct worker *w, struct ls_error *err) {
   for (int i = 0; i < ls_plan_parameter_count(plan); i++) {
     const struct ls_plan_parameter *p = ls_plan_parameter(plan, i);
     int64_t begin = (int64_t)(p->offset_bytes / sizeof(float));
-    t->segments[t->segment_count++] = (struct segment){begin,
-                                                       begin + (int64_t)(p->bytes / sizeof(float)),
-                                                       p->parameter->learned,
-                                                       decay_all || p->parameter->kind == LS_PARAMETER_WEIGHT,
-                                                       p->parameter->running_momentum,
-                                                       p->statistic_scale};
+    t->segments[t->segment_count++] = (struct segment){.begin = begin,
+                                                       .end = begin + (int64_t)(p->bytes / sizeof(float)),
+                                                       .momentum = (int64_t)(p->momentum_offset_bytes / sizeof(float)),
+                                                       .learned = p->parameter->learned,
+                                                       .factored = p->factored,
+                                                       .decays = decay_all || p->parameter->kind == LS_PARAMETER_WEIGHT,
+                                                       .share = p->parameter->running_momentum,
+                                                       .statistic_scale = p->statistic_scale};
   }
   return LS_OK;
 }
@@ -120,25 +127,34 @@ static ls_status make_bindings(struct worker *w, struct ls_error *err) {
                                   .step = w->step_parameters,
                                   .metrics = w->evaluation_metrics};
   if (w->evaluation_plan) LS_TRY(ls_plan_bind(w->evaluation_plan, &memory, &w->evaluation_binding, err));
-  for (int i = 0; w->plan && i < ls_tree_buffers(t->shards_each); i++) {
+  if (!w->plan) return LS_OK;
+  for (int i = 0; i < ls_tree_buffers(t->shards_each); i++) {
     LS_TRY(allocate(w, ls_plan_gradient_bytes(w->plan), &w->gradients[i], err));
     memset(w->gradients[i], 0, ls_plan_gradient_bytes(w->plan));  // what lies between parameters stays zero
-    memory.gradients = w->gradients[i];
+  }
+  if (t->factor_bytes) {
+    size_t tile_bytes = LS_TILE_ROWS * LS_TILE_COLUMNS * sizeof(float);
+    LS_TRY(allocate(w, t->factor_bytes * (size_t)t->shards_each, &w->factors, err));
+    LS_TRY(allocate(w, (size_t)ls_tree_buffers(t->shards) * tile_bytes, &w->tiles, err));
+  }
+  for (int i = 0; i < t->shards_each; i++) {
+    memory.gradients = w->gradients[ls_tree_buffer(i)];
+    memory.factors = w->factors ? w->factors + (size_t)i * t->factor_bytes : NULL;
     LS_TRY(ls_plan_bind(w->plan, &memory, &w->bindings[i], err));
   }
   return LS_OK;
 }
 
 static void release_worker(struct worker *w) {
+  for (int i = 0; i < LS_MAX_WORKERS; i++) ls_binding_free(w->bindings[i]);
   for (int i = 0; i < LS_MAX_TREE_BUFFERS; i++) {
-    ls_binding_free(w->bindings[i]);
     if (w->backend.ops) w->backend.ops->release(&w->backend, LS_MEMORY_DEVICE, w->gradients[i], 0);
   }
   ls_binding_free(w->evaluation_binding);
   ls_plan_free(w->evaluation_plan);
   ls_plan_free(w->plan);
   if (!w->backend.ops) return;
-  void *memory[] = {w->activations, w->step_parameters, w->evaluation_metrics};
+  void *memory[] = {w->activations, w->step_parameters, w->evaluation_metrics, w->factors, w->tiles};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
     w->backend.ops->release(&w->backend, LS_MEMORY_DEVICE, memory[i], 0);
   w->backend.ops->close(&w->backend);

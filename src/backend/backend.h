@@ -192,6 +192,10 @@ struct ls_backend_ops {
   ls_status (*prepare)(struct ls_backend *backend, const struct ls_op_desc *desc, struct ls_op *op,
                        struct ls_error *err);
   void (*op_release)(struct ls_backend *backend, struct ls_op *op);
+  // A tile of a sum of outer products: out [rows][columns] = sum over i < n of dy[i * dy_stride + row] * x[i * x_stride +
+  // column], in the order of i. NULL where the backend does not do it: gradients are then never left as factors.
+  void (*outer_sum)(int64_t n, int64_t rows, int64_t columns, const float *dy, int64_t dy_stride, const float *x,
+                    int64_t x_stride, float *out);
   // Enqueues it. No allocation, no lock.
   ls_status (*run)(struct ls_backend *backend, struct ls_op *op, struct ls_stream *stream,
                    const struct ls_op_args *args, struct ls_error *err);

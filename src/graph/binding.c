@@ -30,6 +30,7 @@ static void *address(const struct ls_plan *plan, const struct plan_value *v, con
     case LS_VALUE_INPUT: return memory->input;
     case LS_VALUE_LABELS: return memory->labels;
     case LS_VALUE_STEP: return memory->step;
+    case LS_VALUE_FACTOR: return memory->factors ? (char *)memory->factors + v->offset : NULL;
   }
   return NULL;
 }
@@ -53,6 +54,7 @@ ls_status ls_plan_bind(struct ls_plan *plan, const struct ls_plan_memory *memory
   *result = NULL;
   if (plan->options.training && !memory->gradients)
     return ls_fail(err, LS_INTERNAL, "a training plan needs a gradient slab");
+  if (plan->factor_bytes && !memory->factors) return ls_fail(err, LS_INTERNAL, "the plan needs a factor slab");
   struct ls_binding *binding = calloc(1, sizeof *binding);
   if (!binding) return ls_fail(err, LS_NO_MEMORY, "no memory for a binding");
   binding->plan = plan;

@@ -181,7 +181,7 @@ static ls_status take_values(struct ls_plan *plan, struct ls_error *err) {
         .kind = from->kind, .tensor = {from->dtype, from->shape, NULL}, .index = from->index, .source = -1};
     bool fixed = from->kind == LS_VALUE_INPUT || from->kind == LS_VALUE_LABELS || from->kind == LS_VALUE_STEP ||
                  from->kind == LS_VALUE_METRICS;
-    if (fixed) {
+    if (fixed || from->plain) {
       bool last = from->kind == LS_VALUE_INPUT && plan->options.input_channels_last;
       v.tensor.layout = ops->plain_layout(plan->backend, from->dtype, &from->shape, last);
     }
@@ -200,8 +200,7 @@ static float statistic_scale(const struct ls_plan *plan, const struct ls_paramet
   return n > 1 ? (float)(n / (n - 1)) : 1;
 }
 
-// Offsets in the parameter slab: learned ones first, each in network order.
-static ls_status place_parameters(struct ls_plan *plan, struct ls_error *err) {
+static ls_status take_parameters(struct ls_plan *plan, struct ls_error *err) {
   plan->parameter_count = plan->graph->parameter_count;
   plan->parameters = calloc((size_t)plan->parameter_count + 1, sizeof *plan->parameters);
   if (!plan->parameters) return ls_fail(err, LS_NO_MEMORY, "no memory for the plan");
@@ -221,23 +220,63 @@ static ls_status place_parameters(struct ls_plan *plan, struct ls_error *err) {
     }
     p->bytes = plan->backend->ops->layout_bytes(p->tensor.layout);
   }
-  for (int learned = 1; learned >= 0; learned--) {
+  return LS_OK;
+}
+
+// The factored layers, from the values that the layers made: the input comes first, then the output's gradient.
+static ls_status find_factors(struct ls_plan *plan, struct ls_error *err) {
+  const struct ls_plan *other = plan->options.parameters_of;
+  for (int i = 0; other && i < plan->parameter_count; i++) plan->parameters[i].factored = other->parameters[i].factored;
+  plan->factors = calloc((size_t)plan->value_count + 1, sizeof *plan->factors);
+  if (!plan->factors) return ls_fail(err, LS_NO_MEMORY, "no memory for the plan");
+  for (int i = 0; i < plan->value_count; i++) {
+    struct plan_value *v = &plan->values[i];
+    if (v->kind != LS_VALUE_FACTOR) continue;
+    v->offset = plan->factor_bytes;
+    plan->factor_bytes += ls_align(plan->backend->ops->layout_bytes(v->tensor.layout));
+    struct ls_plan_factors *f = plan->factors;
+    while (f < plan->factors + plan->factors_count && f->weight != v->index) f++;
+    if (f == plan->factors + plan->factors_count) {
+      const struct ls_parameter *w = plan->graph->parameters[v->index];
+      bool bias = v->index + 1 < plan->parameter_count && plan->graph->parameters[v->index + 1]->layer == w->layer;
+      *f = (struct ls_plan_factors){.weight = v->index, .bias = bias ? v->index + 1 : -1, .x_offset_bytes = v->offset};
+      f->k = w->shape.dim[0];
+      f->c = ls_shape_elements(&w->shape) / f->k;
+      plan->factors_count++;
+      plan->parameters[f->weight].factored = true;
+      if (bias) plan->parameters[f->bias].factored = true;
+    } else {
+      f->dy_offset_bytes = v->offset;
+    }
+  }
+  return LS_OK;
+}
+
+// Offsets in the parameter slab: learned ones, then running statistics, then those without a place in the gradient slab;
+// each in network order.
+static ls_status place_parameters(struct ls_plan *plan, struct ls_error *err) {
+  LS_TRY(take_parameters(plan, err));
+  LS_TRY(find_factors(plan, err));
+  for (int part = 0; part < 3; part++) {
+    if (part == 2) plan->metrics_offset = plan->parameter_bytes;
     for (int i = 0; i < plan->parameter_count; i++) {
       struct ls_plan_parameter *p = &plan->parameters[i];
-      if (p->parameter->learned != learned) continue;
+      if ((p->factored ? 2 : p->parameter->learned ? 0 : 1) != part) continue;
       p->offset_bytes = plan->parameter_bytes;
       plan->parameter_bytes += ls_align(p->bytes);
+      if (!p->parameter->learned) continue;
+      p->momentum_offset_bytes = plan->learned_bytes;
+      plan->learned_bytes += ls_align(p->bytes);
     }
-    if (learned) plan->learned_bytes = plan->parameter_bytes;
   }
-  plan->metrics_offset = plan->parameter_bytes;
-  plan->gradient_bytes = plan->parameter_bytes + ls_align(LS_METRICS * sizeof(float));
+  plan->gradient_bytes = plan->metrics_offset + ls_align(LS_METRICS * sizeof(float));
   return LS_OK;
 }
 
 static ls_status build(struct ls_plan *plan, struct ls_error *err) {
   struct ls_program *program = &plan->program;
   program->training = plan->options.training;
+  program->factors = plan->options.parameters_of ? plan->options.parameters_of->options.factors : plan->options.factors;
   program->dtype = plan->options.dtype;
   program->batch = plan->options.batch;
   program->loss_scale = 1.0f / (float)(plan->options.loss_images > 0 ? plan->options.loss_images : plan->options.batch);
@@ -287,6 +326,7 @@ void ls_plan_free(struct ls_plan *plan) {
   free(plan->values);
   free(plan->steps);
   free(plan->parameters);
+  free(plan->factors);
   free(plan);
 }
 
@@ -297,6 +337,9 @@ const struct ls_plan_parameter *ls_plan_parameter(const struct ls_plan *plan, in
 size_t ls_plan_learned_bytes(const struct ls_plan *plan) { return plan->learned_bytes; }
 size_t ls_plan_parameter_bytes(const struct ls_plan *plan) { return plan->parameter_bytes; }
 size_t ls_plan_gradient_bytes(const struct ls_plan *plan) { return plan->gradient_bytes; }
+size_t ls_plan_factor_bytes(const struct ls_plan *plan) { return plan->factor_bytes; }
+int ls_plan_factors_count(const struct ls_plan *plan) { return plan->factors_count; }
+const struct ls_plan_factors *ls_plan_factors(const struct ls_plan *plan, int index) { return &plan->factors[index]; }
 size_t ls_plan_metrics_offset(const struct ls_plan *plan) { return plan->metrics_offset; }
 size_t ls_plan_activation_bytes(const struct ls_plan *plan) { return plan->activation_bytes; }
 size_t ls_plan_input_bytes(const struct ls_plan *plan) { return plan->input_bytes; }

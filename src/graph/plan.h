@@ -9,6 +9,10 @@
 //   the
 //                batch statistic of this shard; then LS_METRICS floats (sums over the shard). What is reduced over
 //                shards is this one slab.
+//   factors      the gradient of a large fully connected layer is a sum of few outer products, and forming it for each
+//                shard costs more memory and time than all the rest of a step. With options.factors its two factors, the
+//                layer's input and its output's gradient, are left here instead; whoever updates the weights forms the
+//                gradient tile by tile. Those parameters lie behind all others and have no place in `gradients`.
 //   activations  private to one worker; reused by liveness. Holds workspace and scratch too.
 // Workers of one process on the CPU share one parameter slab (read-only while they compute).
 //
@@ -33,6 +37,7 @@ struct ls_plan_options {
   // Use this plan's parameter layouts and offsets instead of choosing own ones, so that both work on the same slab.
   const struct ls_plan *parameters_of;
   bool no_fusion;  // for tests: one operation a layer
+  bool factors;    // training: see ls_plan_factors
 };
 
 struct ls_plan_parameter {
@@ -43,6 +48,16 @@ struct ls_plan_parameter {
   // Running statistics: what the mean over shards of the batch statistic is multiplied by before the running one takes
   // its share of it: 1 for means, n/(n-1) for variances, n = values a channel in one shard.
   float statistic_scale;
+  bool factored;                 // its gradient is left as factors
+  size_t momentum_offset_bytes;  // learned ones: in a slab of ls_plan_learned_bytes
+};
+
+// One fully connected layer whose gradient is left as factors: dw [k, c] = dyT x, db [k] = column sums of dy; both
+// factors row-major, [batch, c] and [batch, k].
+struct ls_plan_factors {
+  int weight, bias;  // parameter indices; bias -1: none
+  int64_t k, c;
+  size_t x_offset_bytes, dy_offset_bytes;  // in the factor slab
 };
 
 struct ls_plan_op_info {
@@ -56,10 +71,13 @@ void ls_plan_free(struct ls_plan *plan);
 
 int ls_plan_parameter_count(const struct ls_plan *plan);
 const struct ls_plan_parameter *ls_plan_parameter(const struct ls_plan *plan, int index);
-size_t ls_plan_learned_bytes(const struct ls_plan *plan);    // the first part of the parameter slab
+size_t ls_plan_learned_bytes(const struct ls_plan *plan);    // of all learned parameters: the momentum slab
 size_t ls_plan_parameter_bytes(const struct ls_plan *plan);  // whole parameter slab
-size_t ls_plan_gradient_bytes(const struct ls_plan *plan);   // parameter bytes + metrics, rounded up to 64
-size_t ls_plan_metrics_offset(const struct ls_plan *plan);   // of LS_METRICS floats in the gradient slab
+size_t ls_plan_gradient_bytes(const struct ls_plan *plan);   // without factored ones, + metrics, rounded up to 64
+size_t ls_plan_factor_bytes(const struct ls_plan *plan);     // factor slab, for one run
+int ls_plan_factors_count(const struct ls_plan *plan);
+const struct ls_plan_factors *ls_plan_factors(const struct ls_plan *plan, int index);
+size_t ls_plan_metrics_offset(const struct ls_plan *plan);  // of LS_METRICS floats in the gradient slab
 size_t ls_plan_activation_bytes(const struct ls_plan *plan);
 size_t ls_plan_input_bytes(const struct ls_plan *plan);  // what the loader must deliver for one run, float32
 
@@ -71,6 +89,7 @@ struct ls_plan_memory {
   void *labels;       // device, int32 [batch]; NULL for predict
   void *step;         // device, struct ls_step_parameters
   void *metrics;      // inference: LS_METRICS floats
+  void *factors;      // device; options.factors
 };
 
 // Resolves every pointer. Cheap enough to do once for each pair of (batch buffer, gradient buffer) that occurs.

@@ -39,7 +39,9 @@ struct ls_plan {
   int step_count, step_capacity, forward_count;
   struct ls_plan_parameter *parameters;
   int parameter_count;
-  size_t learned_bytes, parameter_bytes, metrics_offset, gradient_bytes;
+  struct ls_plan_factors *factors;
+  int factors_count;
+  size_t learned_bytes, parameter_bytes, metrics_offset, gradient_bytes, factor_bytes;
   size_t activation_bytes, scratch_offset, scratch_bytes, value_bytes;  // value_bytes: without reuse
   size_t input_bytes;
 };

@@ -32,12 +32,34 @@ static int weight(struct ls_layer_instance *i, struct ls_program *program, enum 
   return ls_program_slab_value(program, kind, &shape, i->layer->first_parameter);
 }
 
+// Weights of at least this many values get their gradient as two factors. A rule of the network alone: it decides about
+// the order of sums, so it must not depend on the number of workers.
+enum { FACTOR_MIN_WEIGHTS = 1 << 20 };
+
+static bool factored(const struct ls_layer_instance *i, const struct ls_program *program) {
+  return program->factors && i->layer->multiply_adds >= FACTOR_MIN_WEIGHTS;
+}
+
+// The input row-major, as a factor; the weight too, so that the optimizer can work on tiles of rows and columns.
+static int plain_input(struct ls_layer_instance *i, struct ls_program *program) {
+  int x = i->x[0], w = weight(i, program, LS_VALUE_PARAMETER);
+  if (x < 0 || w < 0) return x;
+  struct ls_shape shape = program->values[x].shape;
+  int plain = ls_program_value(program, program->training ? LS_VALUE_FACTOR : LS_VALUE_ACTIVATION,
+                               program->values[x].dtype, &shape, i->layer->first_parameter);
+  if (plain < 0) return x;
+  program->values[plain].plain = program->values[w].plain = true;
+  ls_program_add(program, LS_OP_REORDER, i->layer->number, 1, 1, (int[]){x, plain}, NULL);
+  return plain;
+}
+
 static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   struct ls_op_attributes a = i->layer->attributes;
   a.relu = i->relu;
   a.training = program->training;
   i->y = ls_layer_activation(program, &i->layer->output_shape);
-  int values[4] = {i->x[0], weight(i, program, LS_VALUE_PARAMETER), i->y};
+  int x = factored(i, program) ? plain_input(i, program) : i->x[0];
+  int values[4] = {x, weight(i, program, LS_VALUE_PARAMETER), i->y};
   if (a.has_bias) {
     values[2] = ls_layer_parameter(i, program, 1);
     values[3] = i->y;
@@ -53,6 +75,16 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
     int op = ls_program_add(program, LS_OP_FC_BACKWARD_DATA, i->layer->number, 2, 1,
                             (int[]){dy, weight(i, program, LS_VALUE_PARAMETER), dx[0]}, &a);
     if (op >= 0) program->ops[op].forward = i->op;
+  }
+  if (factored(i, program)) {
+    if (dy < 0) return;
+    struct ls_shape shape = program->values[dy].shape;
+    int factor =
+        ls_program_value(program, LS_VALUE_FACTOR, program->values[dy].dtype, &shape, i->layer->first_parameter);
+    if (factor < 0) return;
+    program->values[factor].plain = true;
+    ls_program_add(program, LS_OP_REORDER, i->layer->number, 1, 1, (int[]){dy, factor}, NULL);
+    return;
   }
   int values[4] = {i->x[0], dy, weight(i, program, LS_VALUE_GRADIENT)};
   if (a.has_bias) values[3] = ls_layer_gradient(i, program, 1);

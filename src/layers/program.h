@@ -15,6 +15,9 @@ enum ls_value_kind {
   LS_VALUE_INPUT,       // images as the loader delivers them
   LS_VALUE_LABELS,
   LS_VALUE_STEP,  // struct ls_step_parameters
+  // A factor of the gradient of parameter `index`, a fully connected layer's weight: its input, then its output's gradient,
+  // in the factor slab. Row-major.
+  LS_VALUE_FACTOR,
 };
 
 enum { LS_NO_VALUE = -1 };
@@ -24,6 +27,7 @@ struct ls_value {
   enum ls_dtype dtype;
   struct ls_shape shape;  // with N
   int index;
+  bool plain;  // must lie row-major
 };
 
 struct ls_program_op {
@@ -37,6 +41,7 @@ struct ls_program_op {
 
 struct ls_program {
   bool training;
+  bool factors;  // gradients of large fully connected layers are left as factors (plan.h)
   enum ls_dtype dtype;
   int64_t batch;
   float loss_scale;  // 1 / images of the global batch

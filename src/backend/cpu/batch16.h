@@ -55,6 +55,9 @@ struct ls_b16_kernels {
   void (*fc_backward_data)(const struct ls_b16_conv *conv, const float *dy, const float *w, float *dx, void *scratch);
   void (*fc_backward_weights)(const struct ls_b16_conv *conv, const float *x, const float *dy, float *dw, float *db,
                               void *scratch);
+  // struct ls_backend_ops.outer_sum
+  void (*outer_sum)(int64_t n, int64_t rows, int64_t columns, const float *dy, int64_t dy_stride, const float *x,
+                    int64_t x_stride, float *out);
   // `where`: written by forward (NULL: not), read by backward of a maximum.
   void (*pool_forward)(const struct ls_b16_pool *pool, const float *x, float *y, uint8_t *where);
   void (*pool_backward)(const struct ls_b16_pool *pool, const float *dy, const uint8_t *where, float *dx);

@@ -458,6 +458,63 @@ static void fc_backward_weights(const struct ls_b16_conv *v, const float *x, con
   if (db) bias_gradient(v, dy, db);
 }
 
+// --- sums of outer products, for gradients left as factors --------------------------------------------------------------
+
+INLINE void outer_block(int64_t n, const float *dy, int64_t dy_stride, const float *x, int64_t x_stride, float *out,
+                        int64_t out_stride, const int kb, const int xb) {
+  V sum[KB][XB];
+  for (int k = 0; k < kb; k++) {
+    for (int j = 0; j < xb; j++) sum[k][j] = V_ZERO();
+  }
+  for (int64_t i = 0; i < n; i++) {
+    V value[XB];
+    for (int j = 0; j < xb; j++) value[j] = V_LOAD(x + i * x_stride + j * V_LANES);
+    for (int k = 0; k < kb; k++) {
+      V gradient = V_SET1(dy[i * dy_stride + k]);
+      for (int j = 0; j < xb; j++) sum[k][j] = V_FMA(value[j], gradient, sum[k][j]);
+    }
+  }
+  for (int k = 0; k < kb; k++) {
+    for (int j = 0; j < xb; j++) V_STORE(out + k * out_stride + j * V_LANES, sum[k][j]);
+  }
+}
+
+typedef void outer_function(int64_t n, const float *dy, int64_t dy_stride, const float *x, int64_t x_stride, float *out,
+                            int64_t out_stride);
+#define OUTER(kb, xb)                                                                                            \
+  static void outer_##kb##_##xb(int64_t n, const float *dy, int64_t dy_stride, const float *x, int64_t x_stride, \
+                                float *out, int64_t out_stride) {                                                \
+    outer_block(n, dy, dy_stride, x, x_stride, out, out_stride, kb, xb);                                         \
+  }
+#define OUTERS_OF(kb) OUTER(kb, 1) OUTER(kb, 2) FOR_WIDE(OUTER, kb)
+// clang-format off
+OUTERS_OF(1) OUTERS_OF(2) OUTERS_OF(3) OUTERS_OF(4) OUTERS_OF(5) OUTERS_OF(6)
+// clang-format on
+#define OUTER_ENTRY(kb, xb) [kb][xb] = outer_##kb##_##xb,
+#define OUTER_ENTRIES_OF(kb) OUTER_ENTRY(kb, 1) OUTER_ENTRY(kb, 2) FOR_WIDE(OUTER_ENTRY, kb)
+    static outer_function *const outer_blocks[KB + 1][XB + 1] = {OUTER_ENTRIES_OF(1) OUTER_ENTRIES_OF(2)
+                                                                     OUTER_ENTRIES_OF(3) OUTER_ENTRIES_OF(4)
+                                                                         OUTER_ENTRIES_OF(5) OUTER_ENTRIES_OF(6)};
+
+static void outer_sum(int64_t n, int64_t rows, int64_t columns, const float *dy, int64_t dy_stride, const float *x,
+                      int64_t x_stride, float *out) {
+  int64_t whole = columns / V_LANES * V_LANES;
+  for (int64_t k0 = 0, kb; k0 < rows; k0 += kb) {
+    kb = next_block(rows - k0, KB);
+    for (int64_t c0 = 0, xb; c0 < whole; c0 += xb * V_LANES) {
+      xb = next_block((whole - c0) / V_LANES, XB);
+      outer_blocks[kb][xb](n, dy + k0, dy_stride, x + c0, x_stride, out + k0 * columns + c0, columns);
+    }
+  }
+  for (int64_t k = 0; k < rows && whole < columns; k++) {  // fewer columns than a vector are left
+    for (int64_t c = whole; c < columns; c++) {
+      float sum = 0;
+      for (int64_t i = 0; i < n; i++) sum += dy[i * dy_stride + k] * x[i * x_stride + c];
+      out[k * columns + c] = sum;
+    }
+  }
+}
+
 // --- pooling: planes are independent, one window at a time, all lanes at once -------------------------------------------
 
 // The part of a window that lies inside the image.
@@ -603,6 +660,7 @@ const struct ls_b16_kernels KERNELS = {
     .fc_forward = fc_forward,
     .fc_backward_data = fc_backward_data,
     .fc_backward_weights = fc_backward_weights,
+    .outer_sum = outer_sum,
     .pool_forward = pool_forward,
     .pool_backward = pool_backward,
 };

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "backend/cpu/batch16.h"
 #include "backend/cpu/cpu_internal.h"
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -314,6 +315,21 @@ static ls_status run(struct ls_backend *backend, struct ls_op *op, struct ls_str
   return ((struct cpu_op *)op->state)->run(backend->state, op, args, err);
 }
 
+static void outer_sum(int64_t n, int64_t rows, int64_t columns, const float *dy, int64_t dy_stride, const float *x,
+                      int64_t x_stride, float *out) {
+  const struct ls_b16_kernels *kernels = ls_b16_kernels();
+  if (kernels) {
+    kernels->outer_sum(n, rows, columns, dy, dy_stride, x, x_stride, out);
+    return;
+  }
+  memset(out, 0, (size_t)(rows * columns) * sizeof *out);
+  for (int64_t i = 0; i < n; i++) {
+    for (int64_t r = 0; r < rows; r++) {
+      for (int64_t c = 0; c < columns; c++) out[r * columns + c] += dy[i * dy_stride + r] * x[i * x_stride + c];
+    }
+  }
+}
+
 const struct ls_backend_ops *ls_backend_cpu(void) {
   static const struct ls_backend_ops ops = {.name = "cpu",
                                             .devices = devices,
@@ -338,6 +354,7 @@ const struct ls_backend_ops *ls_backend_cpu(void) {
                                             .from_canonical = from_canonical,
                                             .prepare = prepare,
                                             .op_release = op_release,
+                                            .outer_sum = outer_sum,
                                             .run = run};
   return &ops;
 }
