@@ -267,7 +267,9 @@ static inline ls_status fixture_call(struct ls_rpc_client *client, const char *m
     return status;
   }
   const Lockstep__V1__LogsResponse *response = (const Lockstep__V1__LogsResponse *)message;
-  *text = strndup(response->data.len ? (const char *)response->data.data : "", response->data.len);
+  *text = calloc(1, response->data.len + 1);
+  assert_non_null(*text);
+  if (response->data.len) memcpy(*text, response->data.data, response->data.len);
   protobuf_c_message_free_unpacked(message, NULL);
   return status;
 }
