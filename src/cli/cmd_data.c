@@ -12,8 +12,8 @@
 // ---- data import
 
 struct import_options {
-  bool replace, grey, encoded, skip_damaged;
-  uint64_t resize, crop, threads;
+  bool replace, grey, encoded, skip_damaged, bgr;
+  uint64_t resize, crop, threads, first_label;
   double validation;
   const char *class_names, *images, *labels;
   enum ls_output_format format;
@@ -94,6 +94,8 @@ static int run_import(struct ls_cli *cli, int count, char **arguments) {
                                      .encoded = options->encoded,
                                      .validation = options->validation,
                                      .skip_damaged = options->skip_damaged,
+                                     .bgr = options->bgr,
+                                     .first_label = (int64_t)options->first_label,
                                      .class_names = options->class_names,
                                      .images = options->images,
                                      .labels = options->labels,
@@ -132,6 +134,10 @@ static const struct ls_option import_rows[] = {
      "leave out images that cannot be read, and name them (default: the first one ends the import)"},
     {0, "class-names", "FILE", LS_OPTION_TEXT, offsetof(struct import_options, class_names), 0,
      "names of the classes, one a line"},
+    {0, "first-label", "N", LS_OPTION_NUMBER, offsetof(struct import_options, first_label), 0,
+     "smallest label of SOURCE, which becomes 0 (ImageNet's TFRecords begin at 1)"},
+    {0, "bgr", NULL, LS_OPTION_FLAG, offsetof(struct import_options, bgr), 0,
+     "raw images of an LMDB have blue first (as from Caffe's convert_imageset)"},
     {0, "images", "NAME", LS_OPTION_TEXT, offsetof(struct import_options, images), 0,
      "dataset of the images, in a SOURCE that is an HDF5 file"},
     {0, "labels", "NAME", LS_OPTION_TEXT, offsetof(struct import_options, labels), 0,

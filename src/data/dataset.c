@@ -107,53 +107,14 @@ static ls_status take_labels(struct ls_dataset *d, const char *name, const struc
   return LS_OK;
 }
 
-// An attribute of the group, or of the file's root.
-static hid_t open_attribute(hid_t file, hid_t group, const char *name) {
-  if (H5Aexists(group, name) > 0) return H5Aopen(group, name, H5P_DEFAULT);
-  return H5Aexists(file, name) > 0 ? H5Aopen(file, name, H5P_DEFAULT) : -1;
-}
-
 static bool read_floats(hid_t file, hid_t group, const char *name, int64_t count, float *values) {
-  hid_t attribute = open_attribute(file, group, name);
+  hid_t attribute = ls_hdf5_attribute(file, group, name);
   if (attribute < 0) return false;
   hid_t space = H5Aget_space(attribute);
   bool good = H5Sget_simple_extent_npoints(space) == count && H5Aread(attribute, H5T_NATIVE_FLOAT, values) >= 0;
   H5Sclose(space);
   H5Aclose(attribute);
   return good;
-}
-
-static void read_class_names(struct ls_dataset *d, hid_t file, hid_t group) {
-  hid_t attribute = open_attribute(file, group, "class_names");
-  if (attribute < 0) return;
-  hid_t space = H5Aget_space(attribute), type = H5Aget_type(attribute);
-  hssize_t count = H5Sget_simple_extent_npoints(space);
-  if (H5Tget_class(type) == H5T_STRING && count > 0 && count <= 1000000 &&
-      (d->class_names = calloc((size_t)count + 1, sizeof *d->class_names))) {
-    if (H5Tis_variable_str(type) > 0) {
-      hid_t memory = H5Tcopy(H5T_C_S1);
-      H5Tset_size(memory, H5T_VARIABLE);
-      H5Tset_cset(memory, H5Tget_cset(type));
-      char **texts = calloc((size_t)count, sizeof *texts);
-      if (texts && H5Aread(attribute, memory, texts) >= 0) {
-        for (hssize_t i = 0; i < count; i++) d->class_names[i] = strdup(texts[i] ? texts[i] : "");
-        H5Dvlen_reclaim(memory, space, H5P_DEFAULT, texts);
-      }
-      free(texts);
-      H5Tclose(memory);
-    } else {
-      size_t size = H5Tget_size(type);
-      char *texts = calloc((size_t)count, size + 1);
-      if (texts && H5Aread(attribute, type, texts) >= 0) {
-        for (hssize_t i = 0; i < count; i++) d->class_names[i] = strndup(texts + (size_t)i * size, size);
-      }
-      free(texts);
-    }
-    if (d->info.classes < count) d->info.classes = count;
-  }
-  H5Tclose(type);
-  H5Sclose(space);
-  H5Aclose(attribute);
 }
 
 static ls_status read_group(struct ls_dataset *d, hid_t file, hid_t group, uint64_t file_bytes, const char *images,
@@ -165,7 +126,9 @@ static ls_status read_group(struct ls_dataset *d, hid_t file, hid_t group, uint6
   LS_TRY(take_labels(d, labels, &l, err));
   d->info.has_statistics = read_floats(file, group, "mean", d->info.channels, d->info.mean) &&
                            read_floats(file, group, "deviation", d->info.channels, d->info.deviation);
-  read_class_names(d, file, group);
+  size_t names;
+  d->class_names = ls_hdf5_class_names(file, group, &names);
+  if (d->info.classes < (int64_t)names) d->info.classes = (int64_t)names;
   return LS_OK;
 }
 

@@ -14,8 +14,11 @@
 #include "data/source.h"
 #include "data/writer.h"
 
-static const struct ls_source_kind *const kinds[] = {&ls_source_idx, &ls_source_cifar10, &ls_source_cifar100,
-                                                     &ls_source_npy, &ls_source_folder,  &ls_source_list};
+// In the order in which they are tried.
+static const struct ls_source_kind *const kinds[] = {
+    &ls_source_hdf5, &ls_source_idx, &ls_source_cifar10,  &ls_source_cifar100, &ls_source_npy,
+    &ls_source_lmdb, &ls_source_tar, &ls_source_tfrecord, &ls_source_folder,   &ls_source_list,
+};
 
 enum { KINDS = sizeof kinds / sizeof *kinds };
 

@@ -20,6 +20,8 @@ struct ls_import_options {
   double validation;            // share of /train that becomes /validation
   bool skip_damaged;            // go on without samples that cannot be read; else the first one ends the import
   const char *class_names;      // file with one name a line; NULL: the source's own
+  bool bgr;                     // raw images of an LMDB have blue first
+  int64_t first_label;          // the source's smallest label, which becomes 0
   const char *images, *labels;  // names of the datasets, in sources that are HDF5 files
   int threads;                  // 0: one a core
   // Told now and then, from the calling thread; may be NULL.

@@ -193,8 +193,10 @@ static ls_status prepare(struct bench *b, int64_t at, struct ls_data_sample *sam
   int64_t index = w->permuted ? ls_sampler_permute(IMPORT_SEED, 0, part->count, position) : position;
   struct picture p = {.pixels = NULL};
   LS_TRY(w->source->kind->fetch(w->source, w->part, index, &b->item, err));
+  b->item.label -= w->options->first_label;
   if (b->item.label < 0 || b->item.label > INT32_MAX - 1)
-    return ls_fail(err, LS_INVALID, "'%s' has label %" PRId64 "; labels begin at 0", b->item.name, b->item.label);
+    return ls_fail(err, LS_INVALID, "'%s' has label %" PRId64 "; labels begin at %" PRId64, b->item.name,
+                   b->item.label + w->options->first_label, w->options->first_label);
   LS_TRY(to_picture(b, &p, err));
   if (w->options->encoded && b->item.form != LS_ITEM_ENCODED)
     return ls_fail(err, LS_INVALID, "--encoded: '%s' holds pixels, not JPEG or PNG files", w->options->source);

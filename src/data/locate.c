@@ -150,14 +150,15 @@ static ls_status locate_open(hid_t id, const char *path, const char *name, uint6
   bool swapped = number && l->element_bytes > 1 && H5Tget_order(type) != H5T_ORDER_LE;
   H5Sclose(space);
   H5Tclose(type);
-  if (swapped) {
-    return ls_fail(err, LS_UNSUPPORTED, "'%s': dataset '%s' is big-endian; repack it: lockstep data import '%s' NEW.h5",
-                   path, name, path);
-  }
   if (l->rank < 1 || l->rank > LS_MAX_AXES)
     return ls_fail(err, LS_INVALID, "'%s': dataset '%s' has %d axes; allowed are 1 to %d", path, name, l->rank,
                    LS_MAX_AXES);
-  return check_storage(id, path, name, file_bytes, l, err);
+  LS_TRY(check_storage(id, path, name, file_bytes, l, err));
+  if (swapped) {
+    ls_fail(&l->storage, LS_UNSUPPORTED,
+            "'%s': dataset '%s' is big-endian; repack it: lockstep data import '%s' NEW.h5", path, name, path);
+  }
+  return LS_OK;
 }
 
 ls_status ls_locate(hid_t group, const char *path, const char *group_name, const char *name, uint64_t file_bytes,
@@ -180,4 +181,53 @@ ls_status ls_locate(hid_t group, const char *path, const char *group_name, const
 ls_status ls_located_storage(const struct ls_located *located, struct ls_error *err) {
   if (located->storage.status != LS_OK && err) *err = located->storage;
   return located->storage.status;
+}
+
+hid_t ls_hdf5_attribute(hid_t file, hid_t group, const char *name) {
+  if (H5Aexists(group, name) > 0) return H5Aopen(group, name, H5P_DEFAULT);
+  return H5Aexists(file, name) > 0 ? H5Aopen(file, name, H5P_DEFAULT) : -1;
+}
+
+static void read_variable(hid_t attribute, hid_t type, hid_t space, size_t count, char **names) {
+  hid_t memory = H5Tcopy(H5T_C_S1);
+  H5Tset_size(memory, H5T_VARIABLE);
+  H5Tset_cset(memory, H5Tget_cset(type));
+  char **texts = calloc(count, sizeof *texts);
+  if (texts && H5Aread(attribute, memory, texts) >= 0) {
+    for (size_t i = 0; i < count; i++) names[i] = strdup(texts[i] ? texts[i] : "");
+    H5Dvlen_reclaim(memory, space, H5P_DEFAULT, texts);
+  }
+  free(texts);
+  H5Tclose(memory);
+}
+
+static void read_fixed(hid_t attribute, hid_t type, size_t count, char **names) {
+  size_t size = H5Tget_size(type);
+  char *texts = calloc(count, size + 1);
+  if (texts && H5Aread(attribute, type, texts) >= 0) {
+    for (size_t i = 0; i < count; i++) names[i] = strndup(texts + i * size, size);
+  }
+  free(texts);
+}
+
+char **ls_hdf5_class_names(hid_t file, hid_t group, size_t *result) {
+  enum { MOST = 1 << 20 };
+  *result = 0;
+  hid_t attribute = ls_hdf5_attribute(file, group, "class_names");
+  if (attribute < 0) return NULL;
+  hid_t space = H5Aget_space(attribute), type = H5Aget_type(attribute);
+  hssize_t count = H5Sget_simple_extent_npoints(space);
+  char **names = NULL;
+  if (H5Tget_class(type) == H5T_STRING && count > 0 && count <= MOST &&
+      (names = calloc((size_t)count + 1, sizeof *names))) {
+    if (H5Tis_variable_str(type) > 0)
+      read_variable(attribute, type, space, (size_t)count, names);
+    else
+      read_fixed(attribute, type, (size_t)count, names);
+    while (names[*result]) ++*result;
+  }
+  H5Tclose(type);
+  H5Sclose(space);
+  H5Aclose(attribute);
+  return names;
 }

@@ -40,6 +40,11 @@ ls_status ls_locate(hid_t group, const char *path, const char *group_name, const
 // LS_OK, or located->storage copied into err.
 ls_status ls_located_storage(const struct ls_located *located, struct ls_error *err);
 
+// An attribute of the group, or of the file's root; negative when neither has it.
+hid_t ls_hdf5_attribute(hid_t file, hid_t group, const char *name);
+// Attribute class_names: a list that ends with NULL; the caller frees the names and the list. NULL: there are none.
+char **ls_hdf5_class_names(hid_t file, hid_t group, size_t *count);
+
 // "uint8", "float32", "string": into text.
 void ls_hdf5_type_name(hid_t type, char *text, size_t size);
 

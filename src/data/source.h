@@ -73,7 +73,7 @@ ls_status ls_source_read_classes(struct ls_source *source, const char *path, str
 // Whether PATH/NAME is there and readable.
 bool ls_source_has(const char *path, const char *name);
 
-extern const struct ls_source_kind ls_source_idx, ls_source_cifar10, ls_source_cifar100, ls_source_folder,
-    ls_source_list, ls_source_npy;
+extern const struct ls_source_kind ls_source_idx, ls_source_cifar10, ls_source_cifar100, ls_source_npy, ls_source_hdf5,
+    ls_source_folder, ls_source_list, ls_source_tar, ls_source_lmdb, ls_source_tfrecord;
 
 #endif
