@@ -97,10 +97,8 @@ static void tar_header(struct bytes *b, const char *name, size_t size, char type
   snprintf(header + 100, 8, "0000644");
   snprintf(header + 124, 12, "%011o", (unsigned)size);
   header[156] = type;
-  memcpy(header + 257,
-         "ustar\0"
-         "00",
-         8);
+  strcpy(header + 257, "ustar");
+  header[263] = header[264] = '0';
   memset(header + 148, ' ', 8);
   unsigned sum = 0;
   for (int i = 0; i < 512; i++) sum += (uint8_t)header[i];
