@@ -54,7 +54,7 @@ def test_restart_loses_nothing():
         in_state(place, job, "running")
         pid = show(place, job)["pid"]
         watch = subprocess.Popen([place.lockstep, "watch", job, "-o", "json"], env=place.environment,
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         lines = [watch.stdout.readline()]  # it is connected
         for end in (signal.SIGKILL, signal.SIGTERM):
             place.daemon.send_signal(end)
@@ -67,9 +67,10 @@ def test_restart_loses_nothing():
         wait_for(lambda: show(place, job)["step"] > step + 20, "the job to go on", 60)
         assert place.run("cancel", job).returncode == 0
         in_state(place, job, "cancelled")
-        out, err = watch.communicate(timeout=60)
-        indices = [json.loads(line)["index"] for line in lines + out.splitlines() if '"event"' in line]
-        assert indices == list(range(len(indices))) and len(indices) > 2, (indices, err)
+        lines += watch.stdout.readlines()  # communicate() would pass over what readline() has buffered
+        assert watch.wait(60) != 0  # cancelled
+        indices = [json.loads(line)["index"] for line in lines if '"event"' in line]
+        assert indices == list(range(len(indices))) and len(indices) > 2, indices
         wait_for(lambda: not os.path.exists(f"/proc/{pid}") or "Z" in open(f"/proc/{pid}/stat").read().split()[2],
                  "the coordinator's end")
 
