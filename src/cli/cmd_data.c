@@ -177,9 +177,12 @@ struct inspect_options {
 
 static void describe_images(struct ls_string *text, const struct ls_dataset_info *info) {
   char number[32];
-  ls_string_addf(text, "%s images of %" PRId64 "x%" PRId64 "x%" PRId64 ", %" PRId64 " classes",
-                 ls_format_count(number, (uint64_t)info->count), info->height, info->width, info->channels,
-                 info->classes);
+  ls_string_addf(text, "%s%s images of ", ls_format_count(number, (uint64_t)info->count),
+                 info->encoded ? " encoded" : "");
+  if (info->smallest_height != info->height || info->smallest_width != info->width)
+    ls_string_addf(text, "%" PRId64 "x%" PRId64 " to ", info->smallest_height, info->smallest_width);
+  ls_string_addf(text, "%" PRId64 "x%" PRId64 "x%" PRId64 ", %" PRId64 " classes", info->height, info->width,
+                 info->channels, info->classes);
   for (int part = 0; part < 2 && info->has_statistics; part++) {
     const float *values = part ? info->deviation : info->mean;
     ls_string_add(text, part ? "; deviation" : "; mean");
@@ -280,8 +283,9 @@ static void print_group_json(const struct ls_inspected_group *group) {
   printf("{\"name\": %s, \"usable\": %s", ls_string_text(&text), group->usable ? "true" : "false");
   if (group->usable) {
     const struct ls_dataset_info *info = &group->info;
-    printf(", \"images\": %" PRId64 ", \"height\": %" PRId64 ", \"width\": %" PRId64 ", \"channels\": %" PRId64,
-           info->count, info->height, info->width, info->channels);
+    printf(", \"encoded\": %s, \"images\": %" PRId64 ", \"height\": %" PRId64 ", \"width\": %" PRId64
+           ", \"channels\": %" PRId64,
+           info->encoded ? "true" : "false", info->count, info->height, info->width, info->channels);
     if (info->has_statistics) {
       print_floats("mean", info->mean, info->channels);
       print_floats("deviation", info->deviation, info->channels);

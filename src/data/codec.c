@@ -91,6 +91,13 @@ static ls_status check_size(int64_t height, int64_t width, const char *name, str
                  name, height, width);
 }
 
+static ls_status check_rect(const struct ls_rect *rect, int64_t height, int64_t width, const char *name,
+                            struct ls_error *err) {
+  if (!rect || (rect->top + rect->height <= height && rect->left + rect->width <= width)) return LS_OK;
+  return ls_fail(err, LS_CORRUPT, "'%s' is an image of %" PRId64 "x%" PRId64 " pixels, smaller than it was said to be",
+                 name, height, width);
+}
+
 // ---- JPEG
 
 // Cyan, magenta, yellow and black to RGB; Adobe's files hold the inverse.
@@ -142,6 +149,7 @@ static ls_status decode_jpeg(struct ls_decoder *d, const void *data, size_t size
   jpeg_mem_src(j, data, size);
   jpeg_read_header(j, TRUE);
   ls_status status = check_size(j->image_height, j->image_width, name, err);
+  if (status == LS_OK) status = check_rect(rect, j->image_height, j->image_width, name, err);
   bool cmyk = j->jpeg_color_space == JCS_CMYK || j->jpeg_color_space == JCS_YCCK;
   j->out_color_space = cmyk ? JCS_CMYK : channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
   j->scale_num = 1;
@@ -174,6 +182,7 @@ static ls_status decode_png(struct ls_decoder *d, const void *data, size_t size,
   if (!png_image_begin_read_from_memory(&png, data, size))
     return ls_fail(err, LS_CORRUPT, "'%s' is a damaged PNG image: %s", name, png.message);
   ls_status status = check_size(png.height, png.width, name, err);
+  if (status == LS_OK) status = check_rect(rect, png.height, png.width, name, err);
   bool alpha = png.format & PNG_FORMAT_FLAG_ALPHA;
   png.format = (channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB) | (alpha ? PNG_FORMAT_FLAG_ALPHA : 0);
   png.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;

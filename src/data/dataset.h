@@ -19,10 +19,12 @@ struct ls_dataset_info {
   int64_t classes;              // from class_names, else 1 + the largest label
   float mean[4], deviation[4];  // per channel, 0-255 scale; has_statistics says whether the file gave them
   bool has_statistics;
+  bool encoded;  // JPEG and PNG files, decoded when they are read
 };
 
-// `location`: "FILE.h5:/group". `images`, `labels`: names inside the group. Labels are read and checked (0 <= label)
-// here.
+// `location`: "FILE.h5:/group". `images`, `labels`: names inside the group. A group that has no `images`, but `encoded`,
+// holds encoded images. Labels are read and checked (0 <= label) here, unless there are millions of them: then when they
+// are needed.
 ls_status ls_dataset_open(const char *location, const char *images, const char *labels, struct ls_dataset **dataset,
                           struct ls_error *err);
 void ls_dataset_close(struct ls_dataset *dataset);

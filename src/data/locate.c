@@ -129,6 +129,7 @@ static ls_status check_storage(hid_t id, const char *path, const char *name, uin
     return ls_fail(err, LS_INVALID, "'%s': dataset '%s' is virtual, made of other datasets, which is not allowed", path,
                    name);
   }
+  l->chunked = layout == H5D_CHUNKED;
   if (layout != H5D_CONTIGUOUS) {
     ls_fail(&l->storage, LS_UNSUPPORTED,
             "'%s': dataset '%s' is not contiguous; repack it: lockstep data import '%s' NEW.h5", path, name, path);

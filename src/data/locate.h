@@ -20,8 +20,10 @@ struct ls_located {
   size_t element_bytes;
   bool is_signed;
   char type_name[32];  // "uint8"
-  // Where the bytes are. `storage.status` says what is wrong with that: told after what is wrong with the shape.
+  // Where the bytes are, when they are contiguous. `storage.status` says what is wrong with that: told after what is
+  // wrong with the shape.
   uint64_t offset, bytes;
+  bool chunked;
   struct ls_error storage;
 };
 

@@ -5,9 +5,14 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <liburing.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "base/clock.h"
+#include "data/chunks.h"
+#include "data/codec.h"
 
 enum { BLOCK = 4096 };  // what O_DIRECT is aligned to
 
@@ -20,6 +25,7 @@ struct place {
   uint8_t *buffer;
   size_t capacity;
   size_t stride_bytes;
+  struct ls_rect rect;
   bool in_flight;
   int error_number;
 };
@@ -32,6 +38,8 @@ struct ls_reader {
   int depth, unsubmitted;
   struct place *places;
   uint64_t bytes_read;
+  struct ls_decoder *decoder;    // of encoded images
+  struct ls_chunk_cache *cache;  // of chunked ones
 };
 
 ls_status ls_reader_new(const struct ls_dataset *dataset, bool direct, int depth, struct ls_reader **result,
@@ -46,6 +54,16 @@ ls_status ls_reader_new(const struct ls_dataset *dataset, bool direct, int depth
   ls_status status = LS_OK;
   r->places = calloc((size_t)depth, sizeof *r->places);
   if (!r->places) status = ls_fail(err, LS_NO_MEMORY, "no memory for a reader");
+  if (status == LS_OK && dataset->stored == LS_STORED_ENCODED) status = ls_decoder_new(&r->decoder, err);
+  if (status == LS_OK && dataset->stored == LS_STORED_CHUNKED && !(r->cache = ls_chunk_cache_new(dataset->chunks)))
+    status = ls_fail(err, LS_NO_MEMORY, "no memory for a reader");
+  if (status == LS_OK && direct && dataset->stored == LS_STORED_CHUNKED) {
+    status =
+        ls_fail(err, LS_UNSUPPORTED,
+                "'%s' is chunked and cannot be read past the page cache (prefetch.direct); repack it: lockstep data "
+                "import '%s' NEW.h5",
+                dataset->path, dataset->path);
+  }
   if (status == LS_OK && direct) {
     r->fd = open(dataset->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
     if (r->fd < 0)
@@ -81,6 +99,8 @@ void ls_reader_free(struct ls_reader *r) {
   if (r->direct && r->fd >= 0) close(r->fd);
   for (int i = 0; r->places && i < r->depth; i++) free(r->places[i].buffer);
   free(r->places);
+  ls_decoder_free(r->decoder);
+  ls_chunk_cache_free(r->cache);
   free(r);
 }
 
@@ -101,22 +121,43 @@ static void prepare_read(struct ls_reader *r, struct place *p) {
   r->unsubmitted++;
 }
 
-ls_status ls_reader_queue(struct ls_reader *r, int place, int64_t sample, const struct ls_rect *rect,
-                          struct ls_error *err) {
+// What of the file holds the pixels.
+static ls_status find_bytes(struct ls_reader *r, struct place *p, struct ls_error *err) {
   const struct ls_dataset *d = r->dataset;
-  struct place *p = &r->places[place];
+  const struct ls_rect *rect = &p->rect;
+  bool none = !rect->height || !rect->width;
+  if (d->stored == LS_STORED_ENCODED) {
+    enum { LARGEST = 1 << 30 };
+    uint64_t bytes;
+    LS_TRY(ls_dataset_encoded_place(d, p->sample, &p->offset, &bytes, err));
+    if (bytes > LARGEST)
+      return ls_fail(err, LS_CORRUPT, "'%s': image %" PRId64 " has more than 1 GiB", d->path, p->sample);
+    p->bytes = none ? 0 : (size_t)bytes;
+    return LS_OK;
+  }
   int64_t channels = d->info.channels;
   p->stride_bytes = (size_t)(d->info.width * channels);
-  p->sample = sample;
-  p->offset = d->images_offset + (uint64_t)sample * d->image_bytes + (uint64_t)rect->top * p->stride_bytes +
+  p->offset = d->images_offset + (uint64_t)p->sample * d->image_bytes + (uint64_t)rect->top * p->stride_bytes +
               (uint64_t)(rect->left * channels);
-  p->bytes =
-      rect->height && rect->width ? (size_t)(rect->height - 1) * p->stride_bytes + (size_t)(rect->width * channels) : 0;
+  p->bytes = none ? 0 : (size_t)(rect->height - 1) * p->stride_bytes + (size_t)(rect->width * channels);
+  return LS_OK;
+}
+
+ls_status ls_reader_queue(struct ls_reader *r, int place, int64_t sample, const struct ls_rect *rect,
+                          struct ls_error *err) {
+  struct place *p = &r->places[place];
+  p->sample = sample;
+  p->rect = *rect;
+  p->done = 0;
+  p->error_number = 0;
+  if (r->cache) {
+    p->stride_bytes = (size_t)(rect->width * r->dataset->info.channels);
+    return make_room(p, p->stride_bytes * (size_t)rect->height, err);
+  }
+  LS_TRY(find_bytes(r, p, err));
   p->from = r->direct ? p->offset / BLOCK * BLOCK : p->offset;
   p->size = (size_t)(p->offset - p->from) + p->bytes;
   if (r->direct) p->size = (p->size + BLOCK - 1) / BLOCK * BLOCK;
-  p->done = 0;
-  p->error_number = 0;
   LS_TRY(make_room(p, p->size, err));
   if (!p->bytes) return LS_OK;
   if (r->has_ring)
@@ -176,8 +217,8 @@ static void read_now(struct ls_reader *r, struct place *p) {
   }
 }
 
-ls_status ls_reader_take(struct ls_reader *r, int place, struct ls_pixels *pixels, struct ls_error *err) {
-  struct place *p = &r->places[place];
+// The bytes of the place are in its buffer.
+static ls_status fetch(struct ls_reader *r, struct place *p, struct ls_error *err) {
   if (r->has_ring)
     LS_TRY(wait_ring(r, p, err));
   else
@@ -188,9 +229,34 @@ ls_status ls_reader_take(struct ls_reader *r, int place, struct ls_pixels *pixel
   }
   if (p->error_number)
     return ls_fail_errno(err, p->error_number, "cannot read image %" PRId64 " of '%s'", p->sample, r->dataset->path);
+  return LS_OK;
+}
+
+static ls_status decode(struct ls_reader *r, const struct place *p, struct ls_pixels *pixels, struct ls_error *err) {
+  const struct ls_dataset *d = r->dataset;
+  char name[512];
+  struct ls_decoded decoded;
+  int64_t start = ls_clock_ns();
+  snprintf(name, sizeof name, "%.400s:%.60s, image %" PRId64, d->path, d->group, p->sample);
+  LS_TRY(ls_decoder_decode(r->decoder, p->buffer + (p->offset - p->from), p->bytes, name, d->info.channels, &p->rect, 1,
+                           &decoded, err));
+  pixels->data = decoded.pixels;
+  pixels->stride_bytes = decoded.stride_bytes;
+  pixels->decode_ns = ls_clock_ns() - start;
+  return LS_OK;
+}
+
+ls_status ls_reader_take(struct ls_reader *r, int place, struct ls_pixels *pixels, struct ls_error *err) {
+  struct place *p = &r->places[place];
+  *pixels = (struct ls_pixels){p->buffer, p->stride_bytes, 0};
+  if (r->cache) {
+    return ls_chunk_cache_read(r->cache, r->fd, r->dataset->path, p->sample, &p->rect, p->buffer, &r->bytes_read,
+                               &pixels->decode_ns, err);
+  }
+  LS_TRY(fetch(r, p, err));
+  if (!p->bytes) return LS_OK;
+  if (r->decoder) return decode(r, p, pixels, err);
   pixels->data = p->buffer + (p->offset - p->from);
-  pixels->stride_bytes = p->stride_bytes;
-  pixels->decode_ns = 0;
   return LS_OK;
 }
 

@@ -230,6 +230,26 @@ def test_list():
                   "1 class names")
 
 
+def test_encoded():
+    with Place() as place:
+        write_folder(place.path("animals"))
+        result, _ = import_json(place, "animals", "e.h5", "--encoded", "--validation", "0.5")
+        assert result["encoded"] and (result["train"], result["validation"]) == (12, 12), result
+        files = sorted(open(os.path.join(d, n), "rb").read() for d, _, names in os.walk(place.path("animals")) for n in names)
+        with h5py.File(place.path("e.h5")) as file:
+            stored = []
+            for group in (file["train"], file["validation"]):
+                ends = group["offsets"][:]
+                stored += [group["encoded"][ends[i]:ends[i + 1]].tobytes() for i in range(len(ends) - 1)]
+        assert sorted(stored) == files
+        shown = place.run("data", "inspect", "e.h5").stdout
+        assert "12 encoded images of 40x60" in shown, shown
+        bench = json.loads(place.run("data", "bench", "e.h5:/train", "--crop", "32", "--batch", "8", "--seconds", "0.2",
+                                     "-o", "json").stdout)
+        assert bench["decode_s"] > 0, bench
+        complains(place.run("data", "import", "animals", "x.h5", "--encoded", "--resize", "32"), (2,), "--encoded")
+
+
 def test_wrong():
     with Place() as place:
         complains(place.run("data", "import", "nothing", "x.h5"), (4,), "nothing")
