@@ -70,6 +70,7 @@ static ls_status measure_inference(struct bench *b, struct ls_error *err) {
   t->evaluation_batches = 1;
   t->evaluation_parts = calloc((size_t)t->shards * LS_METRICS, sizeof *t->evaluation_parts);
   if (!t->evaluation_parts) return ls_fail(err, LS_NO_MEMORY, "no memory for the results");
+  LS_TRY(trainer_refresh(t, err));
   for (unsigned i = 0; i < WARM_UP_STEPS + b->steps; i++) {
     int64_t start = ls_clock_ns();
     LS_TRY(trainer_run(t, COMMAND_EVALUATE, err));

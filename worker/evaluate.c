@@ -49,6 +49,8 @@ void trainer_loader_options(const struct trainer *t, const Lockstep__V1__Job *jo
   options->deviation = job->data->n_deviation ? job->data->deviation : known ? info->deviation : NULL;
 }
 
+ls_status trainer_refresh(struct trainer *t, struct ls_error *err) { return trainer_run(t, COMMAND_REFRESH, err); }
+
 ls_status trainer_evaluate(struct trainer *t, struct ls_dataset *dataset, const struct ls_loader_options *base,
                            struct ls_error *err) {
   struct ls_loader_options options = *base;
@@ -63,6 +65,7 @@ ls_status trainer_evaluate(struct trainer *t, struct ls_dataset *dataset, const 
   free(t->evaluation_parts);
   t->evaluation_parts = calloc(parts, sizeof *t->evaluation_parts);
   if (!t->evaluation_parts) return ls_fail(err, LS_NO_MEMORY, "no memory for an evaluation");
+  LS_TRY(trainer_refresh(t, err));
   LS_TRY(ls_loader_new(&options, &t->loader, err));
   ls_status status = trainer_run(t, COMMAND_EVALUATE, err);
   ls_loader_free(t->loader);

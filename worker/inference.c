@@ -190,6 +190,7 @@ static ls_status predict(struct model *m, const char *path, const struct ls_pred
   if (d->train && ls_dataset_open(d->train, d->images, d->labels, &names, NULL) != LS_OK) names = NULL;
   float *input = aligned_alloc(64, (ls_plan_input_bytes(w->evaluation_plan) + 63) / 64 * 64);
   ls_status status = input ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory for an image");
+  if (status == LS_OK) status = trainer_refresh(m->trainer, err);
   for (size_t i = 0; i < count && status == LS_OK; i++) {
     status = prepare_image(&images[i], &target, input, err);
     if (status != LS_OK) break;

@@ -29,7 +29,7 @@ struct segment {
   float share, statistic_scale;  // running statistics
 };
 
-enum worker_command { COMMAND_TRAIN, COMMAND_EVALUATE, COMMAND_QUIT };
+enum worker_command { COMMAND_TRAIN, COMMAND_REFRESH, COMMAND_EVALUATE, COMMAND_QUIT };
 
 // What a profile adds up: kinds of time in a step.
 struct profile;
@@ -67,6 +67,9 @@ struct trainer {
   int64_t parameter_floats, learned_floats, gradient_floats;
   int64_t summed_floats;  // of the parameter slab: those with a place in the gradient slab
   size_t factor_bytes;    // of one shard
+  // Weights with batch norms folded in, for the evaluation plans of all workers: written by worker 0 (COMMAND_REFRESH)
+  // behind its evaluation's activations, so that training, which does not need them, lies over them.
+  void *folded;
   struct segment *segments;
   int segment_count;
   struct ls_sgd sgd;
@@ -137,7 +140,10 @@ ls_status model_save(struct trainer *trainer, struct ls_snapshot *snapshot, stru
 void trainer_loader_options(const struct trainer *trainer, const Lockstep__V1__Job *job,
                             const struct ls_dataset_info *info, struct ls_loader_options *options);
 
-// evaluate.c: runs the data set through; fills trainer->evaluation with sums.
+// evaluate.c: makes the folded weights of evaluation plans from the parameters; before COMMAND_EVALUATE, and anew after
+// training or loading.
+ls_status trainer_refresh(struct trainer *trainer, struct ls_error *err);
+// Runs the data set through; fills trainer->evaluation with sums.
 ls_status trainer_evaluate(struct trainer *trainer, struct ls_dataset *dataset, const struct ls_loader_options *base,
                            struct ls_error *err);
 

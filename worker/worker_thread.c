@@ -113,17 +113,25 @@ static ls_status make_shared(struct worker *w, struct ls_error *err) {
   return LS_OK;
 }
 
+// Memory that training and evaluation use in turn; worker 0's holds the folded weights of all.
+static ls_status make_activations(struct worker *w, struct ls_error *err) {
+  size_t training = w->plan ? ls_plan_activation_bytes(w->plan) : 0;
+  size_t evaluation = w->evaluation_plan ? (ls_plan_activation_bytes(w->evaluation_plan) + 63) / 64 * 64 : 0;
+  size_t folded = w->evaluation_plan && w->index == 0 ? ls_plan_folded_bytes(w->evaluation_plan) : 0;
+  w->activation_bytes = training > evaluation + folded ? training : evaluation + folded;
+  LS_TRY(allocate(w, w->activation_bytes, &w->activations, err));
+  if (w->index == 0) w->trainer->folded = (char *)w->activations + evaluation;
+  return LS_OK;
+}
+
 static ls_status make_bindings(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
-  size_t training = w->plan ? ls_plan_activation_bytes(w->plan) : 0;
-  size_t evaluation = w->evaluation_plan ? ls_plan_activation_bytes(w->evaluation_plan) : 0;
-  w->activation_bytes = training > evaluation ? training : evaluation;
-  LS_TRY(allocate(w, w->activation_bytes, &w->activations, err));
   LS_TRY(allocate(w, sizeof *w->step_parameters, &w->step_parameters, err));
   LS_TRY(allocate(w, 64, &w->evaluation_metrics, err));
   *w->step_parameters = (struct ls_step_parameters){.seed = t->job ? t->job->seed : 1};
   struct ls_plan_memory memory = {.parameters = t->parameters,
                                   .activations = w->activations,
+                                  .folded = t->folded,
                                   .step = w->step_parameters,
                                   .metrics = w->evaluation_metrics};
   if (w->evaluation_plan) LS_TRY(ls_plan_bind(w->evaluation_plan, &memory, &w->evaluation_binding, err));
@@ -166,6 +174,7 @@ static ls_status set_up(struct worker *w, const struct trainer_options *o, struc
   pin(w);
   LS_TRY(t->ops->open(w->index, &w->backend, err));
   LS_TRY(build_plans(w, o, err));
+  LS_TRY(make_activations(w, err));
   if (w->index == 0) LS_TRY(make_shared(w, err));
   if (!ls_barrier_wait(&t->barrier)) return ls_fail(err, LS_CANCELLED, "another worker failed");
   return make_bindings(w, err);
@@ -187,6 +196,12 @@ static void report_done(struct worker *w, ls_status status) {
   pthread_mutex_unlock(&t->lock);
 }
 
+static ls_status do_command(struct worker *w, enum worker_command command) {
+  if (command == COMMAND_TRAIN) return worker_train(w, &w->error);
+  if (command == COMMAND_EVALUATE) return worker_evaluate(w, &w->error);
+  return w->index == 0 ? ls_binding_refresh(w->evaluation_binding, NULL, &w->error) : LS_OK;
+}
+
 static void *worker_main(void *argument) {
   struct start start = *(struct start *)argument;
   free(argument);
@@ -201,7 +216,7 @@ static void *worker_main(void *argument) {
     enum worker_command command = t->command;
     pthread_mutex_unlock(&t->lock);
     if (command == COMMAND_QUIT) break;
-    report_done(w, command == COMMAND_TRAIN ? worker_train(w, &w->error) : worker_evaluate(w, &w->error));
+    report_done(w, do_command(w, command));
   }
   release_worker(w);
   return NULL;

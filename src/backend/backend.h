@@ -39,7 +39,7 @@ enum ls_op_kind {
   LS_OP_REORDER,                // in x                         out y            same shape, another layout or dtype
   LS_OP_FILL_ZERO,              //                              out y
   LS_OP_ADD,                    // in x0..xn-1                  out y            sum in order; [relu]; in place x0
-  LS_OP_CONV_FORWARD,           // in x, w, [b]                 out y            [relu fused]
+  LS_OP_CONV_FORWARD,           // in x, w, [b], [z]            out y = conv + z   [relu fused]; in place z
   LS_OP_CONV_BACKWARD_DATA,     // in dy, w                     out dx
   LS_OP_CONV_BACKWARD_WEIGHTS,  // in x, dy                 out dw, [db]
   LS_OP_FC_FORWARD,             // in x [N,C] or [N,C,H,W], w [K,C] or [K,C,H,W], [b]   out y [N,K]   [relu fused]
@@ -63,6 +63,8 @@ enum ls_op_kind {
   LS_OP_SOFTMAX_CE_FORWARD,   // in x [N,C], labels i32 [N]   out p [N,C], metrics f32 [LS_METRICS]   label -1: not
                               // counted
   LS_OP_SOFTMAX_CE_BACKWARD,  // in p, labels                 out dx = (p - onehot) * scale; 0 for label -1; in place p
+  LS_OP_BN_FOLD,              // in w, [b], gamma, beta, running mean, running variance   out w, b of a convolution that
+                              // computes what convolution and batch norm after it compute in inference
   LS_OP_COUNT
 };
 
@@ -85,9 +87,10 @@ struct ls_op_attributes {
   enum ls_pool_kind pool;
   bool training;  // forward operations: keep what backward needs in the workspace
   bool has_bias;
-  bool relu;      // fused activation, or for RELU_* itself
-  float slope;    // leaky ReLU; 0 for the plain one
-  float epsilon;  // batch norm
+  bool has_addend;  // convolution: z is added before the activation (inference)
+  bool relu;        // fused activation, or for RELU_* itself
+  float slope;      // leaky ReLU; 0 for the plain one
+  float epsilon;    // batch norm
   int64_t lrn_size;
   float alpha, beta, k;  // LRN: y = x / (k + alpha/size * sum)^beta
   float rate;            // dropout
@@ -145,6 +148,9 @@ enum ls_memory { LS_MEMORY_DEVICE, LS_MEMORY_PINNED };
 
 struct ls_backend_ops {
   const char *name;  // "cpu", "cuda", "reference"
+  // Has LS_OP_BN_FOLD and the addend of LS_OP_CONV_FORWARD. Where false, inference plans run batch norms and sums as they
+  // stand.
+  bool folds;
 
   // Devices of this kind on the machine. 0 with LS_OK where there are none.
   ls_status (*devices)(struct ls_device_info *info, int capacity, int *count, struct ls_error *err);

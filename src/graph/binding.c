@@ -27,6 +27,7 @@ static void *address(const struct ls_plan *plan, const struct plan_value *v, con
     case LS_VALUE_GRADIENT: return memory->gradients ? (char *)memory->gradients + v->offset : NULL;
     case LS_VALUE_METRICS:
       return plan->options.training ? (char *)memory->gradients + plan->metrics_offset : memory->metrics;
+    case LS_VALUE_FOLDED: return (char *)memory->folded + v->offset;
     case LS_VALUE_INPUT: return memory->input;
     case LS_VALUE_LABELS: return memory->labels;
     case LS_VALUE_STEP: return memory->step;
@@ -52,6 +53,8 @@ static int count_patches(const struct ls_plan *plan, struct patch *patches) {
 ls_status ls_plan_bind(struct ls_plan *plan, const struct ls_plan_memory *memory, struct ls_binding **result,
                        struct ls_error *err) {
   *result = NULL;
+  if (plan->folded_bytes && !memory->folded)
+    return ls_fail(err, LS_INTERNAL, "this inference plan needs memory for folded weights");
   if (plan->options.training && !memory->gradients)
     return ls_fail(err, LS_INTERNAL, "a training plan needs a gradient slab");
   if (plan->factor_bytes && !memory->factors) return ls_fail(err, LS_INTERNAL, "the plan needs a factor slab");
@@ -119,6 +122,11 @@ ls_status ls_binding_forward(struct ls_binding *binding, struct ls_stream *strea
   return run(binding, 0, binding->plan->forward_count, stream, err);
 }
 
+ls_status ls_binding_refresh(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err) {
+  if (binding->plan->options.training) return LS_OK;
+  return run(binding, binding->plan->forward_count, binding->plan->step_count, stream, err);
+}
+
 ls_status ls_binding_backward(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err) {
   return run(binding, binding->plan->forward_count, binding->plan->step_count, stream, err);
 }
@@ -143,7 +151,10 @@ void ls_plan_print(const struct ls_plan *plan, FILE *out) {
     if (desc->inputs) plan->backend->ops->layout_format(desc->tensor[0].layout, in, sizeof in);
     plan->backend->ops->layout_format(desc->tensor[desc->inputs].layout, to, sizeof to);
     reorders += desc->kind == LS_OP_REORDER;
-    fprintf(out, "%-8s %-24.24s %-22s %-24.24s %-14s %-14s %.2f\n", s < plan->forward_count ? "forward" : "backward",
+    fprintf(out, "%-8s %-24.24s %-22s %-24.24s %-14s %-14s %.2f\n",
+            s < plan->forward_count  ? "forward"
+            : plan->options.training ? "backward"
+                                     : "fold",
             desc->layer_name, ls_plan_op_name(desc->kind), step->op.kernel ? step->op.kernel : "", in, to,
             (double)plan->values[step->value[desc->inputs]].bytes / 1048576);
   }

@@ -31,7 +31,10 @@ static void find_lifetimes(struct ls_plan *plan) {
 }
 
 // The input that an operation may overwrite with its first output (the table in backend.h).
-static int overwritable(enum ls_op_kind kind) { return kind == LS_OP_RELU_BACKWARD ? 1 : 0; }
+static int overwritable(const struct ls_op_desc *desc) {
+  if (desc->kind == LS_OP_CONV_FORWARD) return desc->inputs - 1;
+  return desc->kind == LS_OP_RELU_BACKWARD ? 1 : 0;
+}
 
 // Whether the memory that would be overwritten is read through another input too: x + y + x.
 static bool reads_twice(const struct ls_plan *plan, const struct plan_step *step, int memory) {
@@ -44,7 +47,7 @@ static void share_in_place(struct ls_plan *plan) {
   for (int s = 0; s < plan->step_count; s++) {
     const struct plan_step *step = &plan->steps[s];
     if (!step->op.in_place || step->op.desc.inputs == 0) continue;
-    int from = root(plan, step->value[overwritable(step->op.desc.kind)]), to = step->value[step->op.desc.inputs];
+    int from = root(plan, step->value[overwritable(&step->op.desc)]), to = step->value[step->op.desc.inputs];
     struct plan_value *input = &plan->values[from], *output = &plan->values[to];
     if (input->kind != LS_VALUE_ACTIVATION || output->kind != LS_VALUE_ACTIVATION || from == to) continue;
     if (input->last != s || output->first != s || input->bytes < output->bytes) continue;
@@ -124,6 +127,10 @@ ls_status ls_plan_place(struct ls_plan *plan, struct ls_error *err) {
     if (v->kind == LS_VALUE_INPUT) plan->input_bytes = v->bytes;
     if (v->kind == LS_VALUE_PARAMETER || v->kind == LS_VALUE_GRADIENT)
       v->offset = plan->parameters[v->index].offset_bytes;
+    if (v->kind == LS_VALUE_FOLDED) {
+      v->offset = plan->folded_bytes;
+      plan->folded_bytes += ls_align(v->bytes);
+    }
   }
   find_lifetimes(plan);
   share_in_place(plan);

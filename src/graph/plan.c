@@ -34,7 +34,8 @@ static const char *const op_names[LS_OP_COUNT] = {"reorder",
                                                   "shortcut_backward",
                                                   "softmax",
                                                   "softmax_ce_forward",
-                                                  "softmax_ce_backward"};
+                                                  "softmax_ce_backward",
+                                                  "bn_fold"};
 
 const char *ls_plan_op_name(enum ls_op_kind kind) { return op_names[kind]; }
 
@@ -277,6 +278,7 @@ static ls_status build(struct ls_plan *plan, struct ls_error *err) {
   struct ls_program *program = &plan->program;
   program->training = plan->options.training;
   program->factors = plan->options.parameters_of ? plan->options.parameters_of->options.factors : plan->options.factors;
+  program->folds = !program->training && !plan->options.no_fusion && plan->backend->ops->folds;
   program->dtype = plan->options.dtype;
   program->batch = plan->options.batch;
   program->loss_scale = 1.0f / (float)(plan->options.loss_images > 0 ? plan->options.loss_images : plan->options.batch);
@@ -342,4 +344,5 @@ int ls_plan_factors_count(const struct ls_plan *plan) { return plan->factors_cou
 const struct ls_plan_factors *ls_plan_factors(const struct ls_plan *plan, int index) { return &plan->factors[index]; }
 size_t ls_plan_metrics_offset(const struct ls_plan *plan) { return plan->metrics_offset; }
 size_t ls_plan_activation_bytes(const struct ls_plan *plan) { return plan->activation_bytes; }
+size_t ls_plan_folded_bytes(const struct ls_plan *plan) { return plan->folded_bytes; }
 size_t ls_plan_input_bytes(const struct ls_plan *plan) { return plan->input_bytes; }

@@ -14,6 +14,8 @@
 //                layer's input and its output's gradient, are left here instead; whoever updates the weights forms the
 //                gradient tile by tile. Those parameters lie behind all others and have no place in `gradients`.
 //   activations  private to one worker; reused by liveness. Holds workspace and scratch too.
+//   folded       inference: weights and biases of convolutions with the batch norm behind them folded in, computed from
+//                the parameters by ls_binding_refresh. Plans of one kind may share it, as they do the parameters.
 // Workers of one process on the CPU share one parameter slab (read-only while they compute).
 //
 // Threads: a plan and its bindings belong to the worker thread that owns the backend context.
@@ -79,12 +81,14 @@ int ls_plan_factors_count(const struct ls_plan *plan);
 const struct ls_plan_factors *ls_plan_factors(const struct ls_plan *plan, int index);
 size_t ls_plan_metrics_offset(const struct ls_plan *plan);  // of LS_METRICS floats in the gradient slab
 size_t ls_plan_activation_bytes(const struct ls_plan *plan);
-size_t ls_plan_input_bytes(const struct ls_plan *plan);  // what the loader must deliver for one run, float32
+size_t ls_plan_folded_bytes(const struct ls_plan *plan);  // 0 in training
+size_t ls_plan_input_bytes(const struct ls_plan *plan);   // what the loader must deliver for one run, float32
 
 struct ls_plan_memory {
   void *parameters;   // device
   void *gradients;    // device; NULL for inference (metrics then go to `metrics`)
   void *activations;  // device
+  void *folded;       // device; may be NULL where ls_plan_folded_bytes is 0
   void *input;        // device (CPU: the loader's batch itself), plain layout
   void *labels;       // device, int32 [batch]; NULL for predict
   void *step;         // device, struct ls_step_parameters
@@ -99,6 +103,8 @@ void ls_binding_free(struct ls_binding *binding);
 // Changes the input and label pointers of a binding (same layout). No allocation: for use in the step.
 void ls_binding_set_input(struct ls_binding *binding, void *input, void *labels);
 
+// Inference: to be called after the parameters changed, before the next forward. Writes the folded slab.
+ls_status ls_binding_refresh(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err);
 ls_status ls_binding_forward(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err);
 // After forward, same stream. Writes (does not add to) the whole gradient slab.
 ls_status ls_binding_backward(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err);

@@ -43,7 +43,7 @@ struct ls_plan {
   int factors_count;
   size_t learned_bytes, parameter_bytes, metrics_offset, gradient_bytes, factor_bytes;
   size_t activation_bytes, scratch_offset, scratch_bytes, value_bytes;  // value_bytes: without reuse
-  size_t input_bytes;
+  size_t input_bytes, folded_bytes;
 };
 
 const char *ls_plan_op_name(enum ls_op_kind kind);

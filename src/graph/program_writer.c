@@ -2,7 +2,7 @@
 //
 // Fusion: a plain ReLU whose input nobody else reads becomes part of the layer before it (convolution, fully connected,
 // batch norm, add), if that is the layer it reads. Gradient pruning: what lies before the first parameter gets no
-// gradient; the image never does. Where an output feeds several layers, its gradients are summed in the order of those
+// gradient; the image never does. Inference folds batch norms and residual sums into convolutions, where the backend can. Where an output feeds several layers, its gradients are summed in the order of those
 // layers, one fixed order for every run.
 #include <stdlib.h>
 
@@ -33,11 +33,71 @@ static void mark(struct writer *w, bool no_fusion) {
     int before = layer->input[0];
     w->instances[i].layer = layer;
     w->instances[i].op = -1;
+    w->instances[i].addend = LS_NO_LAYER;
     if (no_fusion || layer->message->type_case != LOCKSTEP__V1__LAYER__TYPE_RELU || before < 0) continue;
     if (w->readers[before] == 1 && w->graph->layers[before].type->can_fuse_relu) {
       w->instances[before].relu = true;
       w->instances[i].fused = true;
     }
+  }
+}
+
+static bool is_convolution(const struct writer *w, int i) {
+  return i >= 0 && w->graph->layers[i].message->type_case == LOCKSTEP__V1__LAYER__TYPE_CONVOLUTION;
+}
+
+// Inference: a batch norm becomes part of the convolution before it, where nobody else reads that one's output.
+static void fold_batch_norm(struct writer *w, int i) {
+  struct ls_layer_instance *norm = &w->instances[i];
+  int before = norm->layer->input[0];
+  if (!is_convolution(w, before) || w->readers[before] != 1) return;
+  norm->fused = true;
+  w->instances[before].folded = true;
+  w->instances[before].relu = norm->relu;
+}
+
+// Inference: a sum of two, one of them a convolution's output that nobody else reads, becomes part of that convolution:
+// the later one, when the other summand is computed before it.
+static void fold_add(struct writer *w, int i) {
+  struct ls_layer_instance *add = &w->instances[i];
+  if (add->layer->inputs != 2) return;
+  int which = add->layer->input[1] > add->layer->input[0];
+  int summand = add->layer->input[which], other = add->layer->input[!which];
+  if (summand < 0 || w->readers[summand] != 1) return;
+  bool norm = w->graph->layers[summand].message->type_case == LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM;
+  int convolution = norm && w->instances[summand].fused ? w->graph->layers[summand].input[0] : summand;
+  if (!is_convolution(w, convolution) || other < 0 || other >= convolution || w->instances[convolution].relu) return;
+  add->fused = true;
+  add->fused_input = which;
+  w->instances[convolution].addend = other;
+  w->instances[convolution].relu = add->relu;
+}
+
+static void mark_folds(struct writer *w) {
+  for (int i = 0; i < w->graph->layer_count; i++) {
+    switch (w->graph->layers[i].message->type_case) {
+      case LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM: fold_batch_norm(w, i); break;
+      case LOCKSTEP__V1__LAYER__TYPE_ADD: fold_add(w, i); break;
+      default: break;
+    }
+  }
+}
+
+// The operations that compute folded weights and biases: behind the forward pass, run once for many of its runs.
+static void write_folds(struct writer *w) {
+  for (int i = 0; i < w->graph->layer_count; i++) {
+    struct ls_layer_instance *norm = &w->instances[i];
+    if (norm->layer->message->type_case != LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM || !norm->fused) continue;
+    struct ls_layer_instance *convolution = &w->instances[norm->layer->input[0]];
+    struct ls_op_attributes a = convolution->layer->attributes;
+    a.epsilon = norm->layer->attributes.epsilon;
+    int values[LS_OP_MAX_TENSORS], count = 0;
+    values[count++] = ls_layer_parameter(convolution, w->program, 0);
+    if (a.has_bias) values[count++] = ls_layer_parameter(convolution, w->program, 1);
+    for (int j = 0; j < norm->layer->parameters; j++) values[count++] = ls_layer_parameter(norm, w->program, j);
+    values[count] = convolution->folded_weight;
+    values[count + 1] = convolution->folded_bias;
+    ls_program_add(w->program, LS_OP_BN_FOLD, i, count, 2, values, &a);
   }
 }
 
@@ -51,6 +111,7 @@ static void write_forward(struct writer *w) {
       int source = instance->layer->input[j];
       instance->x[j] = source < 0 ? image : w->instances[source].y;
     }
+    if (instance->addend != LS_NO_LAYER) instance->addend_value = w->instances[instance->addend].y;
     instance->layer->type->forward(instance, w->program);
   }
   w->program->forward_count = w->program->op_count;
@@ -111,8 +172,10 @@ ls_status ls_graph_write_program(const struct ls_graph *graph, struct ls_program
                      graph->layers[i].name, w.readers[i], LS_LAYER_MAX_INPUTS);
     goto done;
   }
+  if (program->folds) mark_folds(&w);
   write_forward(&w);
   if (program->training) write_backward(&w);
+  if (program->folds) write_folds(&w);
   if (program->failed) status = ls_fail(err, LS_NO_MEMORY, "no memory for the network's operations");
 done:
   free(w.instances);

@@ -19,6 +19,10 @@ static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
 }
 
 static void forward(struct ls_layer_instance *i, struct ls_program *program) {
+  if (i->fused) {  // inference: part of a convolution
+    i->y = i->x[i->fused_input];
+    return;
+  }
   struct ls_op_attributes a = i->layer->attributes;
   a.relu = i->relu;
   a.training = program->training;

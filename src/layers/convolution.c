@@ -71,12 +71,19 @@ static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   a.relu = i->relu;
   a.training = program->training;
   i->y = ls_layer_activation(program, &i->layer->output_shape);
-  int values[4] = {i->x[0], ls_layer_parameter(i, program, 0), i->y};
-  if (a.has_bias) {
-    values[2] = ls_layer_parameter(i, program, 1);
-    values[3] = i->y;
+  int values[5] = {i->x[0]}, count = 1;
+  if (i->folded) {
+    a.has_bias = true;
+    i->folded_weight = ls_program_value(program, LS_VALUE_FOLDED, program->dtype, &i->layer->parameter[0].shape, -1);
+    i->folded_bias =
+        ls_program_value(program, LS_VALUE_FOLDED, program->dtype, &LS_SHAPE(i->layer->output_shape.dim[0]), -1);
   }
-  i->op = ls_program_add(program, LS_OP_CONV_FORWARD, i->layer->number, a.has_bias ? 3 : 2, 1, values, &a);
+  values[count++] = i->folded ? i->folded_weight : ls_layer_parameter(i, program, 0);
+  if (a.has_bias) values[count++] = i->folded ? i->folded_bias : ls_layer_parameter(i, program, 1);
+  a.has_addend = i->addend != LS_NO_LAYER;
+  if (a.has_addend) values[count++] = i->addend_value;
+  values[count] = i->y;
+  i->op = ls_program_add(program, LS_OP_CONV_FORWARD, i->layer->number, count, 1, values, &a);
 }
 
 static void backward(struct ls_layer_instance *i, struct ls_program *program, int dy, int *dx) {

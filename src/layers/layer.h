@@ -11,6 +11,7 @@
 #include "layers/program.h"
 #include "lockstep/v1/network.pb-c.h"
 
+enum { LS_NO_LAYER = -1 };
 enum { LS_LAYER_MAX_INPUTS = 8, LS_LAYER_MAX_PARAMETERS = 6 };
 
 enum ls_parameter_kind {
@@ -55,8 +56,14 @@ struct ls_layer {
 // The layer's place in a program being written.
 struct ls_layer_instance {
   const struct ls_layer *layer;
-  bool relu;                   // a ReLU that follows is part of this layer's operation
-  bool fused;                  // this layer is such a ReLU (or does nothing): its output is its input
+  bool relu;        // a ReLU that follows is part of this layer's operation
+  bool fused;       // part of the operation of a layer before it: its output is that input
+  int fused_input;  // which input
+  // Inference, convolutions: the batch norm behind it is folded in, and the addend is added (LS_NO_LAYER: none).
+  bool folded;
+  int addend;  // layer
+  int addend_value;
+  int folded_weight, folded_bias;
   int x[LS_LAYER_MAX_INPUTS];  // values
   int y;
   int op;             // index of the forward operation

@@ -18,6 +18,7 @@ enum ls_value_kind {
   // A factor of the gradient of parameter `index`, a fully connected layer's weight: its input, then its output's gradient,
   // in the factor slab. Row-major.
   LS_VALUE_FACTOR,
+  LS_VALUE_FOLDED,  // inference: computed from parameters once for many runs; in a slab of its own
 };
 
 enum { LS_NO_VALUE = -1 };
@@ -42,6 +43,7 @@ struct ls_program_op {
 struct ls_program {
   bool training;
   bool factors;  // gradients of large fully connected layers are left as factors (plan.h)
+  bool folds;    // inference on a backend with LS_OP_BN_FOLD
   enum ls_dtype dtype;
   int64_t batch;
   float loss_scale;  // 1 / images of the global batch
@@ -49,7 +51,7 @@ struct ls_program {
   int value_count, value_capacity;
   struct ls_program_op *ops;
   int op_count, op_capacity;
-  int forward_count;  // ops before this one are the forward pass
+  int forward_count;  // ops before this one are the forward pass; behind it backward or, in inference, the folds
   int probabilities;  // value of the loss's softmax
   bool failed;        // memory ran out while it was written
 };

@@ -62,6 +62,7 @@ static inline void engine_open_in(struct engine *e, const struct ls_graph *graph
       .labels = engine_allocate(e, (size_t)options->batch * sizeof(int32_t)),
       .step = &e->step,
       .metrics = e->metrics};
+  if (ls_plan_folded_bytes(e->plan)) e->memory.folded = engine_allocate(e, ls_plan_folded_bytes(e->plan));
   if (options->training) e->memory.gradients = engine_allocate(e, ls_plan_gradient_bytes(e->plan));
   ENGINE_TRY(ls_plan_bind(e->plan, &e->memory, &e->binding, err));
   e->step = (struct ls_step_parameters){.seed = 3, .step = 5, .first_image = 32};
@@ -84,8 +85,8 @@ static inline void engine_open_on(struct engine *e, const struct ls_graph *graph
 
 static inline void engine_close(struct engine *e) {
   ls_binding_free(e->binding);
-  void *memory[] = {e->memory.gradients, e->memory.activations, e->memory.input, e->memory.labels,
-                    e->shared ? NULL : e->memory.parameters};
+  void *memory[] = {e->memory.gradients, e->memory.activations, e->memory.input,
+                    e->memory.labels,    e->memory.folded,      e->shared ? NULL : e->memory.parameters};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
     e->backend.ops->release(&e->backend, LS_MEMORY_DEVICE, memory[i], 0);
   }
@@ -148,6 +149,7 @@ static inline const float *engine_metrics(const struct engine *e) {
 }
 
 static inline void engine_forward(struct engine *e) {
+  ENGINE_TRY(ls_binding_refresh(e->binding, NULL, err));
   memset(e->memory.activations, 0xff, ls_plan_activation_bytes(e->plan));
   ENGINE_TRY(ls_binding_forward(e->binding, NULL, err));
 }

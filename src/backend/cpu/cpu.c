@@ -302,9 +302,10 @@ static ls_status prepare(struct ls_backend *backend, const struct ls_op_desc *de
     return ls_fail(err, LS_UNSUPPORTED, "the CPU backend computes in float32, not in %s",
                    ls_dtype_name(desc->tensor[i].dtype));
   }
-  ls_status status = cpu_batch16_prepare(backend->state, op, err);
-  if (status == LS_UNSUPPORTED) status = cpu_loops_prepare(backend->state, op, err);
-  if (status == LS_UNSUPPORTED) status = cpu_dnnl_prepare(backend->state, op, err);
+  ls_status status = desc->kind == LS_OP_BN_FOLD ? cpu_fold_prepare(backend->state, op, err)
+                                                 : cpu_batch16_prepare(backend->state, op, err);
+  if (status == LS_UNSUPPORTED && desc->kind != LS_OP_BN_FOLD) status = cpu_loops_prepare(backend->state, op, err);
+  if (status == LS_UNSUPPORTED && desc->kind != LS_OP_BN_FOLD) status = cpu_dnnl_prepare(backend->state, op, err);
   if (status != LS_OK) op_release(backend, op);
   return status;
 }
@@ -332,6 +333,7 @@ static void outer_sum(int64_t n, int64_t rows, int64_t columns, const float *dy,
 
 const struct ls_backend_ops *ls_backend_cpu(void) {
   static const struct ls_backend_ops ops = {.name = "cpu",
+                                            .folds = true,
                                             .devices = devices,
                                             .open = open_context,
                                             .close = close_context,

@@ -110,7 +110,7 @@ static bool suits(const struct ls_op_desc *desc) {
   const struct ls_op_attributes *a = &desc->attributes;
   const struct ls_shape *x = &desc->tensor[0].shape, *w = &desc->tensor[1].shape;
   bool here = cpu_is_batch16(desc->tensor[0].layout);
-  if (!ls_b16_kernels() || x->dim[0] % 16 != 0) return false;
+  if (!ls_b16_kernels() || a->has_addend || x->dim[0] % 16 != 0) return false;
   if (desc->tensor[1].layout && desc->tensor[1].layout->md.format_desc.blocking.inner_nblks != 0) return false;
   if (desc->kind == LS_OP_FC_FORWARD) return here;
   for (int i = 0; i < 2; i++) {

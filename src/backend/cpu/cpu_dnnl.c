@@ -30,6 +30,11 @@ static void release_op(struct cpu_op *base) {
 static ls_status run_op(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
                         struct ls_error *err) {
   struct dnnl_op *state = op->state;
+  if (op->desc.attributes.has_addend) {  // oneDNN adds to what the output holds
+    int y = op->desc.inputs;
+    if (args->tensor[y] != args->tensor[y - 1])
+      memcpy(args->tensor[y], args->tensor[y - 1], dnnl_memory_desc_get_size(&op->desc.tensor[y].layout->md));
+  }
   for (int i = 0; i < state->count; i++) {
     int from = state->source[i];
     void *pointer = from == FROM_WORKSPACE ? args->workspace
@@ -54,7 +59,7 @@ static ls_status add_argument(struct cpu_context *context, struct dnnl_op *state
 
 // What links tensors of an operation to arguments of a primitive.
 struct slot {
-  int argument;
+  int argument;        // 0: none, the tensor only has the layout
   dnnl_query_t query;  // which descriptor it has; dnnl_query_undef: as in the operation's description
 };
 
@@ -84,7 +89,7 @@ static ls_status finish(struct cpu_context *context, struct ls_op *op, dnnl_prim
       t->layout = cpu_layout(context, &plain);
     }
     if (!t->layout) return ls_fail(err, LS_NO_MEMORY, "no memory for a layout");
-    LS_TRY(add_argument(context, state, slots[i].argument, md ? md : &t->layout->md, i, err));
+    if (slots[i].argument) LS_TRY(add_argument(context, state, slots[i].argument, md ? md : &t->layout->md, i, err));
   }
   const dnnl_memory_desc_t *workspace = dnnl_primitive_desc_query_md(pd, dnnl_query_workspace_md, 0);
   if (workspace && dnnl_memory_desc_get_size(workspace)) {
@@ -99,14 +104,15 @@ static ls_status finish(struct cpu_context *context, struct ls_op *op, dnnl_prim
   return LS_OK;
 }
 
-// User scratchpad, and max(x, 0) behind it when asked for.
-static dnnl_status_t make_attributes(bool relu, dnnl_primitive_attr_t *attr) {
+// User scratchpad; behind the operation a sum with what the output held, then max(x, 0), when asked for.
+static dnnl_status_t make_attributes(bool sum, bool relu, dnnl_primitive_attr_t *attr) {
   dnnl_status_t status = dnnl_primitive_attr_create(attr);
   if (status == dnnl_success) status = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
   dnnl_post_ops_t ops = NULL;
-  if (status == dnnl_success && relu) {
+  if (status == dnnl_success && (sum || relu)) {
     status = dnnl_post_ops_create(&ops);
-    if (status == dnnl_success) status = dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_relu, 0, 0);
+    if (status == dnnl_success && sum) status = dnnl_post_ops_append_sum(ops, 1);
+    if (status == dnnl_success && relu) status = dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_relu, 0, 0);
     if (status == dnnl_success) status = dnnl_primitive_attr_set_post_ops(*attr, ops);
     if (ops) dnnl_post_ops_destroy(ops);
   }
@@ -121,7 +127,7 @@ static const_dnnl_primitive_desc_t hint_of(const struct ls_op_desc *desc) {
 static dnnl_status_t make_pd(struct cpu_context *context, const struct ls_op_desc *desc, const void *op_desc, bool relu,
                              dnnl_primitive_desc_t *pd) {
   dnnl_primitive_attr_t attr = NULL;
-  dnnl_status_t status = make_attributes(relu, &attr);
+  dnnl_status_t status = make_attributes(desc->attributes.has_addend, relu, &attr);
   if (status == dnnl_success) status = dnnl_primitive_desc_create(pd, op_desc, attr, context->engine, hint_of(desc));
   if (attr) dnnl_primitive_attr_destroy(attr);
   return status;
@@ -204,6 +210,10 @@ static ls_status prepare_conv(struct cpu_context *context, struct ls_op *op, str
   slots[wi] = forward || data ? (struct slot){DNNL_ARG_WEIGHTS, dnnl_query_weights_md}
                               : (struct slot){DNNL_ARG_DIFF_WEIGHTS, dnnl_query_diff_weights_md};
   if (bias && !data) slots[bi] = (struct slot){forward ? DNNL_ARG_BIAS : DNNL_ARG_DIFF_BIAS, dnnl_query_undef};
+  if (desc->attributes.has_addend) {
+    slots[desc->inputs - 1] = (struct slot){0, dnnl_query_dst_md};
+    op->in_place = true;
+  }
   // With groups the parameter keeps oneDNN's five axes from here on.
   if (groups > 1) op->desc.tensor[wi].shape = w.shape;
   return finish(context, op, pd, slots, err);
@@ -339,7 +349,7 @@ static ls_status prepare_lrn(struct cpu_context *context, struct ls_op *op, stru
 static ls_status prepare_reorder(struct cpu_context *context, struct ls_op *op, struct ls_error *err) {
   dnnl_primitive_attr_t attr = NULL;
   dnnl_primitive_desc_t pd = NULL;
-  dnnl_status_t status = make_attributes(false, &attr);
+  dnnl_status_t status = make_attributes(false, false, &attr);
   if (status == dnnl_success) {
     status = dnnl_reorder_primitive_desc_create(&pd, &op->desc.tensor[0].layout->md, context->engine,
                                                 &op->desc.tensor[1].layout->md, context->engine, attr);

@@ -1,5 +1,6 @@
 // The CPU backend's insides. cpu.c: context, memory, layouts, dispatch. cpu_dnnl.c: operations that oneDNN runs.
 // cpu_batch16.c: operations of the sixteen-image kernels. cpu_loops.c: own elementwise loops.
+// cpu_fold.c: batch norm folded into weights.
 #ifndef LS_BACKEND_CPU_CPU_INTERNAL_H
 #define LS_BACKEND_CPU_CPU_INTERNAL_H
 
@@ -41,6 +42,7 @@ ls_status cpu_dnnl_error(dnnl_status_t status, const char *what, struct ls_error
 // not one for these kernels, try oneDNN.
 ls_status cpu_batch16_prepare(struct cpu_context *context, struct ls_op *op, struct ls_error *err);
 ls_status cpu_dnnl_prepare(struct cpu_context *context, struct ls_op *op, struct ls_error *err);
+ls_status cpu_fold_prepare(struct cpu_context *context, struct ls_op *op, struct ls_error *err);  // LS_OP_BN_FOLD
 ls_status cpu_loops_prepare(struct cpu_context *context, struct ls_op *op, struct ls_error *err);
 
 #endif
