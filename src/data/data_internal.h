@@ -40,6 +40,10 @@ ls_status ls_dataset_encoded_place(const struct ls_dataset *dataset, int64_t ind
                                    struct ls_error *err);
 ls_status ls_dataset_image_size(const struct ls_dataset *dataset, int64_t index, int64_t *height, int64_t *width,
                                 struct ls_error *err);
+// About the bytes of one sample in the file.
+uint64_t ls_dataset_sample_bytes(const struct ls_dataset *dataset);
+// Samples [first, first + count) will be read soon. Any thread.
+void ls_dataset_will_read(const struct ls_dataset *dataset, int64_t first, int64_t count);
 ls_status ls_dataset_read_label(const struct ls_dataset *dataset, int64_t index, int32_t *label, struct ls_error *err);
 // The error of a label that is not below `classes`.
 ls_status ls_dataset_label_too_large(const struct ls_dataset *dataset, int64_t index, int32_t label, int64_t classes,

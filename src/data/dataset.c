@@ -359,3 +359,20 @@ ls_status ls_dataset_encoded_place(const struct ls_dataset *d, int64_t index, ui
   *bytes = ends[1] - ends[0];
   return LS_OK;
 }
+
+uint64_t ls_dataset_sample_bytes(const struct ls_dataset *d) {
+  return d->stored == LS_STORED_ENCODED ? d->encoded_bytes / (uint64_t)d->info.count : d->image_bytes;
+}
+
+void ls_dataset_will_read(const struct ls_dataset *d, int64_t first, int64_t count) {
+  uint64_t begin = d->images_offset + (uint64_t)first * d->image_bytes, end = begin + (uint64_t)count * d->image_bytes;
+  if (d->stored == LS_STORED_CHUNKED || count < 1) return;
+  if (d->stored == LS_STORED_ENCODED) {
+    uint64_t bytes;
+    if (ls_dataset_encoded_place(d, first, &begin, &bytes, NULL) != LS_OK ||
+        ls_dataset_encoded_place(d, first + count - 1, &end, &bytes, NULL) != LS_OK)
+      return;
+    end += bytes;
+  }
+  posix_fadvise(d->fd, (off_t)begin, (off_t)(end - begin), POSIX_FADV_WILLNEED);
+}

@@ -49,16 +49,18 @@ struct part {
   struct ls_error error;
   int64_t busy_ns, read_ns, decode_ns, augment_ns;
   uint64_t bytes;
+  uint64_t window, window_epoch;  // to be told to the disk before the part is read; UINT64_MAX: none
 };
 
 struct ls_loader {
   struct ls_loader_options options;
   struct ls_augmenter augmenter;
   struct ls_sampler sampler;
-  size_t image_bytes;  // of one delivered image
-  int parts;           // of a batch
-  uint64_t batches;    // of an evaluation pass; UINT64_MAX in training
-  uint64_t next_part;  // counted from batch first_batch
+  uint64_t next_window;  // shuffled blocks: the next one to be told to the disk, counted through all epochs
+  size_t image_bytes;    // of one delivered image
+  int parts;             // of a batch
+  uint64_t batches;      // of an evaluation pass; UINT64_MAX in training
+  uint64_t next_part;    // counted from batch first_batch
   struct slot *slots;
   int depth, readers;
   pthread_t *threads;
@@ -101,6 +103,29 @@ static void fill_in(struct ls_loader *l, struct slot *slot, uint64_t index) {
   if (l->options.training) qsort(slot->wanted, (size_t)slot->batch.valid, sizeof *slot->wanted, by_sample);
 }
 
+// Shuffled blocks: the disk begins to read a window when the one before it is half used. Which window the batch at
+// `position` makes due, if any.
+static void due_window(struct ls_loader *l, uint64_t position, struct part *part) {
+  part->window = UINT64_MAX;
+  if (!l->options.training || l->options.shuffle != LOCKSTEP__V1__SHUFFLE__SHUFFLE_BLOCKS || l->options.direct) return;
+  uint64_t n = (uint64_t)position_count(l), half = (uint64_t)l->sampler.block * (LS_WINDOW_BLOCKS / 2);
+  uint64_t windows = (uint64_t)ls_sampler_window(&l->sampler, (int64_t)n - 1) + 1;
+  uint64_t ahead = position + half;
+  uint64_t wanted = ahead / n * windows + (uint64_t)ls_sampler_window(&l->sampler, (int64_t)(ahead % n));
+  if (l->next_window == UINT64_MAX)
+    l->next_window = position / n * windows + (uint64_t)ls_sampler_window(&l->sampler, (int64_t)(position % n));
+  if (l->next_window > wanted) return;
+  part->window = l->next_window % windows;
+  part->window_epoch = l->next_window / windows;
+  l->next_window++;
+}
+
+static void tell_disk(const struct ls_loader *l, const struct part *part) {
+  int64_t first, count;
+  for (int run = 0; ls_sampler_run(&l->sampler, part->window_epoch, (int64_t)part->window, run, &first, &count); run++)
+    ls_dataset_will_read(l->options.dataset, first, count);
+}
+
 // Takes the next part whose slot is free. False: at the end, or none is free and `wait` is not set. Called with the lock
 // held.
 static bool take_part(struct ls_loader *l, bool wait, struct part *part) {
@@ -116,6 +141,7 @@ static bool take_part(struct ls_loader *l, bool wait, struct part *part) {
         part->slot->status = LS_OK;
         fill_in(l, part->slot, batch);
       }
+      due_window(l, batch * (uint64_t)l->options.batch, part);
       l->next_part++;
       return true;
     }
@@ -165,6 +191,7 @@ static void begin_part(struct hands *hands, struct part *part) {
   struct ls_loader *l = hands->loader;
   int64_t start = ls_clock_ns();
   int begin, count;
+  if (part->window != UINT64_MAX) tell_disk(l, part);
   part_range(part, &begin, &count);
   part->read_ns = part->decode_ns = part->augment_ns = 0;
   part->error = (struct ls_error)LS_ERROR_INIT;
@@ -286,7 +313,9 @@ ls_status ls_loader_new(const struct ls_loader_options *options, struct ls_loade
   l->options = *options;
   if (l->options.consumers < 1) l->options.consumers = 1;
   if (options->training) l->options.ten_crop = false;
-  ls_sampler_init(&l->sampler, options->seed, options->dataset->info.count, options->shuffle);
+  ls_sampler_init(&l->sampler, options->seed, options->dataset->info.count, ls_dataset_sample_bytes(options->dataset),
+                  options->shuffle);
+  l->next_window = UINT64_MAX;
   l->depth = options->depth > 0 ? options->depth : DEFAULT_DEPTH;
   l->readers = options->readers > 0 ? options->readers : default_readers();
   if (l->readers > MAX_READERS) l->readers = MAX_READERS;

@@ -73,12 +73,64 @@ static void test_spreads(void **state) {
   assert_true(distance / (double)n > 0.32 * (double)n && distance / (double)n < 0.347 * (double)n);
 }
 
+// ---- blocks
+
+static struct ls_sampler blocks(int64_t n, uint64_t sample_bytes) {
+  struct ls_sampler s;
+  ls_sampler_init(&s, 5, n, sample_bytes, LOCKSTEP__V1__SHUFFLE__SHUFFLE_BLOCKS);
+  return s;
+}
+
+static void test_blocks_once(void **state) {
+  (void)state;
+  static const int64_t sizes[] = {1, 2, 31, 127, 128, 129, 1000, 4096, 10007, 100003};
+  for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+    int64_t n = sizes[k];
+    struct ls_sampler s = blocks(n, 1 << 18);
+    uint8_t *seen = calloc((size_t)n, 1), *in_runs = calloc((size_t)n, 1);
+    for (uint64_t epoch = 0; epoch < 2; epoch++) {
+      for (int64_t i = 0; i < n; i++) {
+        int64_t at = ls_sampler_at(&s, epoch, i);
+        assert_in_range(at, 0, n - 1);
+        assert_int_equal(seen[at], epoch);
+        seen[at]++;
+      }
+      int64_t first, count;
+      for (int64_t w = 0; w <= ls_sampler_window(&s, n - 1); w++) {
+        for (int run = 0; ls_sampler_run(&s, epoch, w, run, &first, &count); run++) {
+          for (int64_t i = first; i < first + count; i++) assert_int_equal(in_runs[i]++, epoch);
+        }
+      }
+      for (int64_t i = 0; i < n; i++) assert_int_equal(in_runs[i], epoch + 1);
+    }
+    free(seen);
+    free(in_runs);
+  }
+}
+
+// The samples of a window are those of its runs, which are few and long; orders differ from epoch to epoch.
+static void test_blocks_are_near(void **state) {
+  (void)state;
+  int64_t n = 100003, equal = 0;
+  struct ls_sampler s = blocks(n, 1 << 18);
+  assert_int_equal(s.block, 32);
+  for (int64_t w = 0; w < 3; w++) {
+    uint8_t *expected = calloc((size_t)n, 1);
+    int64_t first, count;
+    int run = 0;
+    for (; ls_sampler_run(&s, 1, w, run, &first, &count); run++) memset(expected + first, 1, (size_t)count);
+    assert_in_range(run, 32, 34);
+    for (int64_t i = w * 1024; i < (w + 1) * 1024; i++) assert_int_equal(expected[ls_sampler_at(&s, 1, i)], 1);
+    free(expected);
+  }
+  for (int64_t i = 0; i < n; i++) equal += ls_sampler_at(&s, 0, i) == ls_sampler_at(&s, 1, i);
+  assert_in_range(equal, 0, 10);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_is_permutation),
-      cmocka_unit_test(test_large),
-      cmocka_unit_test(test_differs),
-      cmocka_unit_test(test_spreads),
+      cmocka_unit_test(test_is_permutation), cmocka_unit_test(test_large),       cmocka_unit_test(test_differs),
+      cmocka_unit_test(test_spreads),        cmocka_unit_test(test_blocks_once), cmocka_unit_test(test_blocks_are_near),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
