@@ -142,7 +142,10 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   // Worker 0 sets the next step's numbers while others still update by these.
   const struct ls_sgd rule = t->sgd;
   LS_TRY(wait_for_batch(w, &batch, err));
+  while (t->share_cores && sem_wait(&t->cores) != 0) {  // EINTR: a signal
+  }
   ls_status status = compute_gradients(w, batch, err);
+  if (t->share_cores) sem_post(&t->cores);
   if (t->loader) ls_loader_done(t->loader, batch);
   if (status != LS_OK) return status;
 

@@ -5,6 +5,7 @@
 #define LS_WORKER_TRAINER_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "backend/backend.h"
@@ -76,7 +77,11 @@ struct trainer {
 
   struct worker worker[LS_MAX_WORKERS];
   struct ls_barrier barrier;  // of the workers
-  pthread_mutex_t lock;       // commands
+  // As many as there are cores, when there are more workers: one that computes its shards goes on to their end, instead of
+  // all of them taking turns and driving each other's activations out of the caches.
+  sem_t cores;
+  bool share_cores;
+  pthread_mutex_t lock;  // commands
   pthread_cond_t commanded, finished;
   uint64_t command_number;
   enum worker_command command;

@@ -292,6 +292,8 @@ ls_status trainer_new(const struct trainer_options *o, const Lockstep__V1__Job *
   t->batch = o->batch;
   t->shard_batch = o->batch / o->shards;
   ls_barrier_init(&t->barrier, t->workers, core_count() >= t->workers);
+  t->share_cores = core_count() < t->workers;
+  sem_init(&t->cores, 0, (unsigned)core_count());
   pthread_mutex_init(&t->lock, NULL);
   pthread_cond_init(&t->commanded, NULL);
   pthread_cond_init(&t->finished, NULL);
@@ -319,5 +321,6 @@ void trainer_free(struct trainer *t) {
   pthread_cond_destroy(&t->commanded);
   pthread_cond_destroy(&t->finished);
   pthread_mutex_destroy(&t->lock);
+  sem_destroy(&t->cores);
   free(t);
 }
