@@ -48,7 +48,7 @@ enum ls_op_kind {
   LS_OP_POOL_FORWARD,           // in x                         out y            workspace: where the maxima were
   LS_OP_POOL_BACKWARD,          // in dy                        out dx           same workspace
   LS_OP_RELU_FORWARD,           // in x                         out y            slope: leaky; in place x
-  LS_OP_RELU_BACKWARD,          // in y, dy                     out dx           from the output's sign; in place dy
+  LS_OP_RELU_BACKWARD,          // in y, dy0..dyn-1             out dx           of the sum, by y's sign; in place dy0
   LS_OP_BN_FORWARD_TRAIN,       // in x, gamma, beta            out y, mean [C], variance [C] (biased, of this shard);
                                 //                              [relu fused, mask in the workspace]
   LS_OP_BN_FORWARD_INFER,       // in x, gamma, beta, running mean, running variance   out y    [relu fused]; in place x
@@ -151,6 +151,7 @@ struct ls_backend_ops {
   // Has LS_OP_BN_FOLD and the addend of LS_OP_CONV_FORWARD. Where false, inference plans run batch norms and sums as they
   // stand.
   bool folds;
+  bool relu_sums;  // LS_OP_RELU_BACKWARD takes more than one dy. Where false, an LS_OP_ADD stands before it
 
   // Devices of this kind on the machine. 0 with LS_OK where there are none.
   ls_status (*devices)(struct ls_device_info *info, int capacity, int *count, struct ls_error *err);

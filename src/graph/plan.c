@@ -278,6 +278,7 @@ static ls_status build(struct ls_plan *plan, struct ls_error *err) {
   struct ls_program *program = &plan->program;
   program->training = plan->options.training;
   program->factors = plan->options.parameters_of ? plan->options.parameters_of->options.factors : plan->options.factors;
+  program->relu_sums = !plan->options.no_fusion && plan->backend->ops->relu_sums;
   program->folds = !program->training && !plan->options.no_fusion && plan->backend->ops->folds;
   program->dtype = plan->options.dtype;
   program->batch = plan->options.batch;

@@ -56,20 +56,27 @@ static void fold_batch_norm(struct writer *w, int i) {
   w->instances[before].relu = norm->relu;
 }
 
-// Inference: a sum of two, one of them a convolution's output that nobody else reads, becomes part of that convolution:
-// the later one, when the other summand is computed before it.
+// Inference: the convolution that computes summand i, perhaps through a batch norm folded into it, when it can add the
+// other summand too: nobody else reads it and no activation comes before the sum. Else LS_NO_LAYER.
+static int summing_convolution(const struct writer *w, int i) {
+  if (i < 0 || w->readers[i] != 1) return LS_NO_LAYER;
+  bool norm = w->graph->layers[i].message->type_case == LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM;
+  int convolution = norm && w->instances[i].fused ? w->graph->layers[i].input[0] : i;
+  return is_convolution(w, convolution) && !w->instances[convolution].relu ? convolution : LS_NO_LAYER;
+}
+
+// Inference: a sum of two, one of them a convolution's output, becomes part of that convolution (of two, the later one),
+// which then runs where the sum stands: only there is the other summand sure to be ready.
 static void fold_add(struct writer *w, int i) {
   struct ls_layer_instance *add = &w->instances[i];
-  if (add->layer->inputs != 2) return;
+  if (add->layer->inputs != 2 || add->layer->input[0] == add->layer->input[1]) return;
   int which = add->layer->input[1] > add->layer->input[0];
-  int summand = add->layer->input[which], other = add->layer->input[!which];
-  if (summand < 0 || w->readers[summand] != 1) return;
-  bool norm = w->graph->layers[summand].message->type_case == LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM;
-  int convolution = norm && w->instances[summand].fused ? w->graph->layers[summand].input[0] : summand;
-  if (!is_convolution(w, convolution) || other < 0 || other >= convolution || w->instances[convolution].relu) return;
+  int convolution = summing_convolution(w, add->layer->input[which]);
+  if (convolution == LS_NO_LAYER) convolution = summing_convolution(w, add->layer->input[which = !which]);
+  if (convolution == LS_NO_LAYER || add->layer->input[!which] < 0) return;
   add->fused = true;
   add->fused_input = which;
-  w->instances[convolution].addend = other;
+  w->instances[convolution].addend = add->layer->input[!which];
   w->instances[convolution].relu = add->relu;
 }
 
@@ -101,18 +108,33 @@ static void write_folds(struct writer *w) {
   }
 }
 
+static void write_layer(struct writer *w, int i, int image) {
+  struct ls_layer_instance *instance = &w->instances[i];
+  for (int j = 0; j < instance->layer->inputs; j++) {
+    int source = instance->layer->input[j];
+    instance->x[j] = source < 0 ? image : w->instances[source].y;
+  }
+  if (instance->addend != LS_NO_LAYER) instance->addend_value = w->instances[instance->addend].y;
+  instance->layer->type->forward(instance, w->program);
+}
+
+// The convolution of summand i and, where there is one, the batch norm folded into it, whose turn came before its input's.
+static void write_summing_convolution(struct writer *w, int i, int image) {
+  bool norm = !is_convolution(w, i);
+  write_layer(w, norm ? w->graph->layers[i].input[0] : i, image);
+  if (norm) write_layer(w, i, image);
+}
+
 static void write_forward(struct writer *w) {
   struct ls_shape shape = {
       .rank = 4, .dim = {w->program->batch, w->graph->input.dim[0], w->graph->input.dim[1], w->graph->input.dim[2]}};
   int image = ls_program_value(w->program, LS_VALUE_INPUT, w->program->dtype, &shape, 0);
   for (int i = 0; i < w->graph->layer_count; i++) {
     struct ls_layer_instance *instance = &w->instances[i];
-    for (int j = 0; j < instance->layer->inputs; j++) {
-      int source = instance->layer->input[j];
-      instance->x[j] = source < 0 ? image : w->instances[source].y;
-    }
-    if (instance->addend != LS_NO_LAYER) instance->addend_value = w->instances[instance->addend].y;
-    instance->layer->type->forward(instance, w->program);
+    bool add = instance->layer->message->type_case == LOCKSTEP__V1__LAYER__TYPE_ADD;
+    if (instance->addend != LS_NO_LAYER) continue;  // written where its sum stands
+    if (add && instance->fused) write_summing_convolution(w, instance->layer->input[instance->fused_input], image);
+    write_layer(w, i, image);
   }
   w->program->forward_count = w->program->op_count;
 }

@@ -29,6 +29,17 @@ int ls_layer_gradient(struct ls_layer_instance *instance, struct ls_program *pro
 int ls_layer_before_relu(struct ls_layer_instance *instance, struct ls_program *program, int dy) {
   if (!instance->relu) return dy;
   int before = ls_layer_like(program, instance->y);
+  // A sum of gradients just written is for this ReLU alone (its layer is fused, so nobody else reads them): one pass.
+  struct ls_program_op *last = program->op_count > program->forward_count ? &program->ops[program->op_count - 1] : NULL;
+  if (program->relu_sums && last && last->kind == LS_OP_ADD && last->value[last->inputs] == dy) {
+    for (int i = last->inputs; i > 0; i--) last->value[i] = last->value[i - 1];
+    last->value[0] = instance->y;
+    last->value[++last->inputs] = before;
+    last->kind = LS_OP_RELU_BACKWARD;
+    last->layer = instance->layer->number;
+    last->attributes = (struct ls_op_attributes){.relu = true};
+    return before;
+  }
   struct ls_op_attributes attributes = {.relu = true};
   ls_program_add(program, LS_OP_RELU_BACKWARD, instance->layer->number, 2, 1, (int[]){instance->y, dy, before},
                  &attributes);

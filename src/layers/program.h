@@ -42,8 +42,9 @@ struct ls_program_op {
 
 struct ls_program {
   bool training;
-  bool factors;  // gradients of large fully connected layers are left as factors (plan.h)
-  bool folds;    // inference on a backend with LS_OP_BN_FOLD
+  bool factors;    // gradients of large fully connected layers are left as factors (plan.h)
+  bool relu_sums;  // the backend's ReLU backward sums the gradients itself
+  bool folds;      // inference on a backend with LS_OP_BN_FOLD
   enum ls_dtype dtype;
   int64_t batch;
   float loss_scale;  // 1 / images of the global batch

@@ -155,6 +155,18 @@ static inline net *case_relu(uint32_t c, uint32_t h, uint32_t w) {
   NET_PLAIN(n, "relu3", NULL, RELU, relu);
   return net_head(n);
 }
+// Three gradients meet behind one ReLU.
+static inline net *case_relu_three_readers(uint32_t c, uint32_t h, uint32_t w) {
+  net *n = net_stem(c, h, w);
+  NET_PLAIN(n, "relu", NULL, RELU, relu);
+  net_conv(n, "a", "relu", c, 3, 1, 1, 1, 0);
+  net_conv(n, "b", "relu", c, 1, 1, 0, 1, 0);
+  Lockstep__V1__Layer *sum = net_layer(n, "sum", "a", "b", "relu", NULL);
+  sum->type_case = LOCKSTEP__V1__LAYER__TYPE_ADD;
+  sum->add = net_init(sizeof *sum->add, &lockstep__v1__add__descriptor);
+  NET_PLAIN(n, "relu2", NULL, RELU, relu);
+  return net_head(n);
+}
 static inline net *case_leaky_relu(uint32_t c, uint32_t h, uint32_t w) {
   net *n = net_stem(c, h, w);
   NET_PLAIN(n, "leaky", NULL, LEAKY_RELU, leaky_relu);
@@ -299,6 +311,7 @@ static const struct net_case {
     {"global_average_pool", case_global_average_pool},
     {"adaptive_average_pool", case_adaptive_average_pool},
     {"relu", case_relu},
+    {"relu_three_readers", case_relu_three_readers},
     {"leaky_relu", case_leaky_relu},
     {"batch_norm", case_batch_norm},
     {"batch_norm_relu", case_batch_norm_relu},

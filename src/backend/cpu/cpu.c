@@ -334,6 +334,7 @@ static void outer_sum(int64_t n, int64_t rows, int64_t columns, const float *dy,
 const struct ls_backend_ops *ls_backend_cpu(void) {
   static const struct ls_backend_ops ops = {.name = "cpu",
                                             .folds = true,
+                                            .relu_sums = true,
                                             .devices = devices,
                                             .open = open_context,
                                             .close = close_context,

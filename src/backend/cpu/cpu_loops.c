@@ -32,6 +32,14 @@ LS_FAST_LOOP static void relu_backward(const float *y, const float *dy, float *d
   for (int64_t i = 0; i < n; i++) dx[i] = y[i] > 0 ? dy[i] : slope * dy[i];
 }
 
+LS_FAST_LOOP static void relu_backward_two(const float *y, const float *a, const float *b, float *dx, int64_t n,
+                                           float slope) {
+  for (int64_t i = 0; i < n; i++) {
+    float sum = a[i] + b[i];
+    dx[i] = y[i] > 0 ? sum : slope * sum;
+  }
+}
+
 static ls_status run_add(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
                          struct ls_error *err) {
   (void)context;
@@ -45,6 +53,19 @@ static ls_status run_add(struct cpu_context *context, struct ls_op *op, const st
   return LS_OK;
 }
 
+// dy0 + dy1 + ... in order, the last sum in one pass with the mask.
+static void run_relu_backward(const struct ls_op *op, const struct ls_op_args *args, int64_t n, float slope) {
+  int last = op->desc.inputs - 1;
+  const float *y = args->tensor[0], *sum = args->tensor[1];
+  float *dx = args->tensor[op->desc.inputs];
+  if (last == 1) {
+    relu_backward(y, sum, dx, n, slope);
+    return;
+  }
+  for (int i = 2; i < last; i++, sum = dx) add_two(sum, args->tensor[i], dx, n, false);
+  relu_backward_two(y, sum, args->tensor[last], dx, n, slope);
+}
+
 static ls_status run_relu(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
                           struct ls_error *err) {
   (void)context;
@@ -54,7 +75,7 @@ static ls_status run_relu(struct cpu_context *context, struct ls_op *op, const s
   if (op->desc.kind == LS_OP_RELU_FORWARD)
     relu_forward(args->tensor[0], args->tensor[1], n, slope);
   else
-    relu_backward(args->tensor[0], args->tensor[1], args->tensor[2], n, slope);
+    run_relu_backward(op, args, n, slope);
   return LS_OK;
 }
 
