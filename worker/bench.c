@@ -101,6 +101,15 @@ static void summarise(const struct bench *b, struct ls_bench_result *result) {
   result->shards = (unsigned)t->shards;
 }
 
+static ls_status digest(struct trainer *t, char hex[65], struct ls_error *err) {
+  struct ls_snapshot *snapshot = NULL;
+  LS_TRY(ls_snapshot_new(t->graph, &snapshot, err));
+  ls_status status = model_save(t, snapshot, err);
+  if (status == LS_OK) status = ls_snapshot_sha256(snapshot, hex, err);
+  ls_snapshot_free(snapshot);
+  return status;
+}
+
 // Devices and shards that divide the batch: powers of two, shards a multiple of the workers.
 static ls_status divide(const struct ls_bench_options *o, int *workers, int *shards, struct ls_error *err) {
   int most = 1;
@@ -129,6 +138,7 @@ ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *res
   if (status == LS_OK) status = generate(&b, err);
   if (status == LS_OK) status = o->inference ? measure_inference(&b, err) : measure_training(&b, err);
   if (status == LS_OK) summarise(&b, result);
+  if (status == LS_OK && !o->inference) status = digest(b.trainer, result->parameters_sha256, err);
   trainer_free(b.trainer);
   free(b.batch.images);
   free(b.batch.labels);

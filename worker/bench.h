@@ -24,6 +24,9 @@ struct ls_bench_result {
   double input_wait;                          // share of the step that workers waited for data, 0 to 1
   uint64_t peak_rss_bytes;
   unsigned workers, shards;
+  // After training: over all parameters. The same for the same network, batch, steps and shards on any number of devices;
+  // "" for inference.
+  char parameters_sha256[65];
 };
 
 ls_status ls_bench(const struct ls_bench_options *options, struct ls_bench_result *result, struct ls_error *err);

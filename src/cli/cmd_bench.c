@@ -18,11 +18,11 @@ static void print_result(const struct options *options, const char *model, const
     printf(
         "{\"model\": %s, \"batch\": %llu, \"steps\": %llu, \"inference\": %s, \"images_per_s\": %.6g, "
         "\"step_ms\": %.6g, \"step_ms_low\": %.6g, \"step_ms_high\": %.6g, \"input_wait\": %.6g, "
-        "\"peak_rss_bytes\": %llu, \"workers\": %u, \"shards\": %u}\n",
+        "\"peak_rss_bytes\": %llu, \"workers\": %u, \"shards\": %u, \"parameters_sha256\": \"%s\"}\n",
         ls_string_text(&name), (unsigned long long)options->batch, (unsigned long long)options->steps,
         options->inference ? "true" : "false", result->images_per_s, result->step_ms, result->step_ms_low,
         result->step_ms_high, result->input_wait, (unsigned long long)result->peak_rss_bytes, result->workers,
-        result->shards);
+        result->shards, result->parameters_sha256);
     ls_string_release(&name);
     return;
   }

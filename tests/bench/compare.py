@@ -44,6 +44,15 @@ def torch(args, network, batch, steps, inference, layout):
                + (["--inference"] if inference else []))
 
 
+def check_bits(args, network, batch, steps, expected):
+    """The run that was measured, on one worker: its parameters must have the same SHA-256."""
+    alone = run([args.lockstep, "bench", network, "--batch", str(batch), "--steps", str(steps), "--devices", "1",
+                 "--shards", str(expected["shards"]), "-o", "json"])
+    if alone["parameters_sha256"] != expected["parameters_sha256"]:
+        raise RuntimeError(f"other bits on one worker than on {expected['workers']}: {alone['parameters_sha256']} "
+                           f"and {expected['parameters_sha256']}")
+
+
 def compare(args, case):
     network, batch, steps, inference, bar = case
     steps = max(1, round(steps * args.scale))
@@ -56,6 +65,8 @@ def compare(args, case):
         peer = torch(args, network, batch, steps, inference, layout)
         own = first or ours(args, network, batch, steps, inference)
         pairs.append((own, peer))
+    if not inference:
+        check_bits(args, network, batch, steps, pairs[0][0])
     ratios = [own["images_per_s"] / peer["images_per_s"] for own, peer in pairs]
     row = {
         "network": network + (" inference" if inference else ""),
