@@ -8,6 +8,8 @@
 #include "cli/commands.h"
 #include "data/import.h"
 #include "data/inspect.h"
+#include "data/sheet.h"
+#include "spec/spec.h"
 
 // ---- data import
 
@@ -172,6 +174,8 @@ const struct ls_command ls_cmd_data_import = {
 // ---- data inspect
 
 struct inspect_options {
+  uint64_t sample;
+  const char *job;
   enum ls_output_format format;
 };
 
@@ -315,36 +319,83 @@ static void print_inspection_json(const char *path, const struct ls_inspection *
   puts("]}");
 }
 
+// The contact sheet: of the group named, else of the first one that can be used.
+static int write_sheet(const struct inspect_options *options, const char *path, const struct ls_inspection *inspection,
+                       const char *out) {
+  struct ls_error err = LS_ERROR_INIT;
+  const char *group = NULL;
+  for (size_t g = 0; g < inspection->group_count && !group; g++) {
+    const struct ls_inspected_group *found = &inspection->groups[g];
+    bool train = strcmp(found->name, "/train") == 0;
+    if (found->usable && (train || inspection->group_count == 1)) group = found->name;
+  }
+  for (size_t g = 0; g < inspection->group_count && !group; g++) {
+    if (inspection->groups[g].usable) group = inspection->groups[g].name;
+  }
+  if (!group) return ls_cli_complain(LS_CLI_USAGE, "'%s' has no group whose images can be shown", path);
+  char *location = NULL;
+  struct ls_dataset *dataset = NULL;
+  Lockstep__V1__Job *job = NULL;
+  ls_status status = asprintf(&location, "%s:%s", path, group) < 0 ? LS_NO_MEMORY : LS_OK;
+  if (status == LS_OK) status = ls_dataset_open(location, NULL, NULL, &dataset, &err);
+  if (status == LS_OK && options->job) status = ls_spec_load_job(options->job, NULL, 0, &job, &err);
+  struct ls_loader_options loader = {.crop_height = 0};
+  if (status == LS_OK && job) {
+    loader.crop_height = job->network->input->height;
+    loader.crop_width = job->network->input->width;
+    loader.augment = (const Lockstep__V1__Augmentation *const *)job->augment;
+    loader.augment_count = job->n_augment;
+    loader.seed = job->seed;
+  }
+  if (status == LS_OK) status = ls_data_sheet(dataset, (int64_t)options->sample, job ? &loader : NULL, out, &err);
+  if (status == LS_OK) fprintf(stderr, "%s shows images of %s\n", out, location);
+  if (job) protobuf_c_message_free_unpacked(&job->base, NULL);
+  ls_dataset_close(dataset);
+  free(location);
+  return status == LS_OK ? LS_CLI_OK : ls_cli_fail(&err);
+}
+
 static int run_inspect(struct ls_cli *cli, int count, char **arguments) {
-  (void)count;
   const struct inspect_options *options = cli->options;
   struct ls_inspection *inspection;
   struct ls_error err = LS_ERROR_INIT;
+  if ((count == 2) != (options->sample > 0))
+    return ls_cli_complain(LS_CLI_USAGE, "a contact sheet needs both --sample N and the name of a PNG file");
+  if (options->job && !options->sample) return ls_cli_complain(LS_CLI_USAGE, "--job goes with --sample");
   // FILE.h5:/group shows that group alone.
   char *group = strstr(arguments[0], ":/");
   if (group) *group++ = 0;
   if (ls_inspect(arguments[0], group, &inspection, &err) != LS_OK) return ls_cli_fail(&err);
-  if (options->format == LS_OUTPUT_JSON)
+  int code = LS_CLI_OK;
+  if (options->sample)
+    code = write_sheet(options, arguments[0], inspection, arguments[1]);
+  else if (options->format == LS_OUTPUT_JSON)
     print_inspection_json(arguments[0], inspection);
   else
     print_inspection(arguments[0], inspection);
   ls_inspection_free(inspection);
-  return LS_CLI_OK;
+  return code;
 }
 
-static const struct ls_option inspect_rows[] = {LS_OPTION_OUTPUT(struct inspect_options)};
+static const struct ls_option inspect_rows[] = {
+    {0, "sample", "N", LS_OPTION_NUMBER, offsetof(struct inspect_options, sample), 1,
+     "write a contact sheet of N images with their class names into SHEET.png"},
+    {0, "job", "FILE", LS_OPTION_TEXT, offsetof(struct inspect_options, job), 0,
+     "with --sample: the images as this job's augmentation makes them"},
+    LS_OPTION_OUTPUT(struct inspect_options),
+};
 
 const struct ls_command ls_cmd_data_inspect = {
     .name = "data inspect",
-    .arguments = "FILE.h5[:/GROUP]",
+    .arguments = "FILE.h5[:/GROUP] [SHEET.png]",
     .summary = "Show what a data set holds",
     .details =
         "Prints its groups with shape, type and storage of each dataset, the images of each class, and what a job\n"
-        "can use. Any HDF5 file may be inspected.",
+        "can use. Any HDF5 file may be inspected. With --sample N SHEET.png it shows the images themselves.",
     .options = inspect_rows,
     .option_count = LS_COUNT(inspect_rows),
     .options_bytes = sizeof(struct inspect_options),
     .min_arguments = 1,
-    .max_arguments = 1,
+    .max_arguments = 2,
     .run = run_inspect,
 };

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The loader beside h5py + PyTorch's DataLoader: the same file, crop, flip and cores, in turn; median of the rounds.
-# Also one reader alone, and reading past the page cache beside fio.
+# Also one reader alone, reading past the page cache beside fio, and JPEG beside libjpeg-turbo alone (libturbojpeg0).
 #
 #   tests/bench/data.sh [--images N] [--rounds R] [--seconds S] [--record FILE]
 #

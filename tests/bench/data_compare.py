@@ -1,5 +1,6 @@
 """Throughput of `lockstep data bench` beside h5py + PyTorch's DataLoader. See data.sh."""
 import argparse
+import ctypes
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import time
 import h5py
 import numpy
 import torch
+from PIL import Image
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LOCKSTEP = os.path.join(os.environ.get("LS_BUILD", os.path.join(ROOT, "build")), "bin", "lockstep")
@@ -69,10 +71,40 @@ def peer(path, as_float, workers, seconds):
                 return count * len(images) / (time.perf_counter() - start)
 
 
-def ours(path, *options, seconds):
-    run = subprocess.run([LOCKSTEP, "data", "bench", path, "--crop", str(CROP), "--flip", "--batch", str(BATCH),
+def ours(path, *options, seconds, crop=CROP):
+    run = subprocess.run([LOCKSTEP, "data", "bench", path, "--crop", str(crop), "--flip", "--batch", str(BATCH),
                           "--seconds", str(seconds), "-o", "json", *options], capture_output=True, text=True, check=True)
     return json.loads(run.stdout)
+
+
+class Jpeg:
+    """libjpeg-turbo alone, by its own small interface: whole images to RGB, one thread."""
+
+    def __init__(self):
+        self.library = ctypes.CDLL("libturbojpeg.so.0")
+        self.library.tjInitDecompress.restype = ctypes.c_void_p
+        self.library.tjDecompress2.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p] + \
+            [ctypes.c_int] * 5
+        self.handle = self.library.tjInitDecompress()
+        self.out = ctypes.create_string_buffer(SIDE * SIDE * 3)
+
+    def rate(self, files, seconds):
+        count, start = 0, time.process_time()
+        while time.process_time() - start < seconds:
+            data = files[count % len(files)]
+            if self.library.tjDecompress2(self.handle, data, len(data), self.out, SIDE, 0, SIDE, 0, 0):
+                raise RuntimeError("libturbojpeg cannot decode the test's own image")
+            count += 1
+        return count / (time.process_time() - start)
+
+
+def make_jpegs(folder, path, count):
+    """The first images of the file as JPEG (quality 90), in one folder a class."""
+    with h5py.File(path) as file:
+        for i in range(count):
+            os.makedirs(f"{folder}/{i % 10}", exist_ok=True)
+            Image.fromarray(file["train/images"][i]).save(f"{folder}/{i % 10}/{i:05}.jpg", quality=90)
+    return [open(f"{folder}/{i % 10}/{i:05}.jpg", "rb").read() for i in range(count)]
 
 
 def fio(path, seconds, size):
@@ -126,6 +158,20 @@ def main():
         if disk:
             print(f"direct   {result['bytes_per_s'] / 1e6:9,.0f} MB/s past the page cache; fio {disk / 1e6:,.0f} MB/s: "
                   f"{result['bytes_per_s'] / disk:.2f}")
+        files = make_jpegs(os.path.join(folder, "jpeg"), path, min(options.images, 1024))
+        encoded = os.path.join(folder, "encoded.h5")
+        subprocess.run([LOCKSTEP, "data", "import", os.path.join(folder, "jpeg"), encoded, "--encoded"], check=True,
+                       stdout=subprocess.DEVNULL)
+        alone = Jpeg()
+        crop, whole, library = median_of(
+            options.rounds,
+            lambda: 1000 / ours(encoded + ":/train", "--readers", "1", seconds=seconds)["cpu_s_per_1000_images"],
+            lambda: 1000 / ours(encoded + ":/train", "--readers", "1", seconds=seconds, crop=SIDE)["cpu_s_per_1000_images"],
+            lambda: alone.rate(files, seconds))
+        figures["jpeg"] = {"crop_per_cpu_s": crop, "whole_per_cpu_s": whole, "libjpeg_turbo_per_cpu_s": library,
+                           "ratio": whole / library, "crop_ratio": crop / library}
+        print(f"JPEG     {whole:9,.0f} whole images, {crop:,.0f} crops of {CROP} per CPU second; libjpeg-turbo alone "
+              f"{library:,.0f} whole ones: {whole / library:.2f} and {crop / library:.2f}")
         if options.record:
             with open(options.record, "w", encoding="utf-8") as file:
                 json.dump(figures, file, indent=1)

@@ -9,7 +9,7 @@ import h5py
 import numpy
 from PIL import Image
 
-from util import Place, run_tests, write_data
+from util import JOB, Place, run_tests, write_data
 
 
 def complains(result, codes, *words):
@@ -248,6 +248,24 @@ def test_encoded():
                                      "-o", "json").stdout)
         assert bench["decode_s"] > 0, bench
         complains(place.run("data", "import", "animals", "x.h5", "--encoded", "--resize", "32"), (2,), "--encoded")
+
+
+def test_contact_sheet():
+    with Place() as place:
+        write_folder(place.path("animals"), size=lambda i: (40 + i, 300))
+        import_json(place, "animals", "e.h5", "--encoded")
+        write_data(place.path("tiny.h5"))
+        place.write("job.yaml", JOB + "augment: [random_crop: {pad: 4}, cutout: {size: 8}]\n")
+        for arguments in (("e.h5", "stored.png"), ("tiny.h5:/test", "test.png"), ("tiny.h5", "job.png", "--job", "job.yaml")):
+            result = place.run("data", "inspect", *arguments, "--sample", "10")
+            assert result.returncode == 0 and not result.stdout and arguments[1] in result.stderr, result
+            with Image.open(place.path(arguments[1])) as image:
+                pixels = numpy.asarray(image)
+            assert pixels.shape[0] > 200 and pixels.shape[1] > 400 and pixels.std() > 10, (arguments, pixels.shape)
+        complains(place.run("data", "inspect", "tiny.h5", "--sample", "10"), (2,), "PNG")
+        complains(place.run("data", "inspect", "tiny.h5", "x.png"), (2,), "--sample")
+        complains(place.run("data", "inspect", "tiny.h5", "nowhere/x.png", "--sample", "4"), (1,), "nowhere/x.png")
+        assert not os.path.exists(place.path("x.png"))
 
 
 def test_wrong():

@@ -207,6 +207,39 @@ static void test_evaluation(void **state) {
   ls_dataset_close(dataset);
 }
 
+// Ten images a sample: corners and centre, then mirrored; in order, also over the ends of batches.
+static void test_ten_crop(void **state) {
+  (void)state;
+  enum { CROP = 4 };
+  static const int64_t place[5][2] = {{0, 0}, {0, 2}, {2, 0}, {2, 2}, {1, 1}};
+  struct ls_dataset *dataset = open_dataset();
+  struct ls_loader_options options = options_of(dataset, 64);
+  options.training = false;
+  options.ten_crop = true;
+  options.crop_height = options.crop_width = CROP;
+  options.readers = 2;
+  struct ls_loader *loader = start(&options);
+  const struct ls_batch *batch;
+  int64_t seen = 0;
+  for (uint64_t k = 0; ls_loader_wait(loader, k, &batch, NULL) == LS_OK; k++) {
+    for (int64_t i = 0; i < batch->valid; i++, seen++) {
+      int64_t sample = seen / 10, crop = seen % 10;
+      const uint8_t *pixel = (const uint8_t *)batch->images + i * CROP * CROP * 3;
+      assert_int_equal(batch->labels[i], sample);
+      for (int64_t y = 0; y < CROP; y++) {
+        for (int64_t x = 0; x < CROP; x++, pixel += 3) {
+          int64_t from = crop >= 5 ? CROP - 1 - x : x;
+          assert_int_equal(*pixel, test_pixel(sample, place[crop % 5][0] + y, place[crop % 5][1] + from, 0));
+        }
+      }
+    }
+    ls_loader_done(loader, batch);
+  }
+  assert_int_equal(seen, 10 * SAMPLES);
+  ls_loader_free(loader);
+  ls_dataset_close(dataset);
+}
+
 // A reader's error comes to the one who waits for that batch; the batches before it are delivered.
 static void test_error(void **state) {
   (void)state;
@@ -297,9 +330,9 @@ static void test_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_once_an_epoch), cmocka_unit_test(test_resume), cmocka_unit_test(test_same_bytes),
-      cmocka_unit_test(test_evaluation),    cmocka_unit_test(test_error),  cmocka_unit_test(test_stop),
-      cmocka_unit_test(test_memory),
+      cmocka_unit_test(test_once_an_epoch), cmocka_unit_test(test_resume),   cmocka_unit_test(test_same_bytes),
+      cmocka_unit_test(test_evaluation),    cmocka_unit_test(test_ten_crop), cmocka_unit_test(test_error),
+      cmocka_unit_test(test_stop),          cmocka_unit_test(test_memory),
   };
   return cmocka_run_group_tests(tests, set_up, test_folder_remove);
 }
