@@ -32,6 +32,11 @@ struct run {
   struct trainer *trainer;
   struct ls_dataset *training_data, *validation_data;
   struct ls_loader_options loader_options;
+  // Of what is watched to say that the input holds the job up.
+  struct ls_loader_stats input_stats;
+  int64_t input_since_ns;
+  double input_wait_s;
+  bool input_told;
   char *checkpoints;  // folder
   char *job_json;
 
@@ -82,6 +87,27 @@ static void set_learning_rate(struct run *r) {
                                     (float)sgd->weight_decay, sgd->nesterov};
 }
 
+// Says once what holds the job up, when it is its input over ten seconds.
+static void explain_input(struct run *r, int64_t now, double wait_s) {
+  enum { OVER_S = 10 };
+  struct ls_loader_stats stats;
+  char text[320];
+  if (r->input_told) return;
+  r->input_wait_s += wait_s;
+  if (!r->input_since_ns) r->input_since_ns = r->report_ns;
+  double seconds = (double)(now - r->input_since_ns) * 1e-9;
+  if (seconds < OVER_S) return;
+  ls_loader_stats(r->trainer->loader, &stats);
+  if (ls_loader_explain(&r->input_stats, &stats, r->input_wait_s / (seconds * r->trainer->workers), text,
+                        sizeof text)) {
+    report_note(&r->report, LOCKSTEP__V1__NOTE__LEVEL__WARNING, "%s", text);
+    r->input_told = true;
+  }
+  r->input_stats = stats;
+  r->input_since_ns = now;
+  r->input_wait_s = 0;
+}
+
 static void report_step(struct run *r, int64_t now) {
   struct trainer *t = r->trainer;
   uint64_t steps = t->step - r->report_step;
@@ -104,6 +130,7 @@ static void report_step(struct run *r, int64_t now) {
   event.kind_case = LOCKSTEP__V1__EVENT__KIND_STEP;
   event.step = &step;
   report_event(&r->report, &event, false);
+  explain_input(r, now, (double)wait_ns * 1e-9);
   memset(r->sums, 0, sizeof r->sums);
   r->report_step = t->step;
   r->report_ns = now;

@@ -10,6 +10,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -415,4 +416,25 @@ void ls_loader_stats(const struct ls_loader *loader, struct ls_loader_stats *sta
   pthread_mutex_lock(&l->lock);
   *stats = l->stats;
   pthread_mutex_unlock(&l->lock);
+}
+
+bool ls_loader_explain(const struct ls_loader_stats *before, const struct ls_loader_stats *after, double waited,
+                       char *text, size_t size) {
+  static const struct {
+    const char *what, *advice;
+  } kinds[] = {
+      {"reading", "a faster disk, more memory for its cache, `shuffle: blocks` or an encoded data set would help"},
+      {"decoding images", "more prefetch.readers or a data set of raw pixels would help"},
+      {"cutting and changing images", "more prefetch.readers or less augmentation would help"},
+  };
+  const double spent[] = {after->read_s - before->read_s, after->decode_s - before->decode_s,
+                          after->augment_s - before->augment_s};
+  double sum = spent[0] + spent[1] + spent[2];
+  int most = 0;
+  for (int i = 1; i < 3; i++) most = spent[i] > spent[most] ? i : most;
+  if (!(waited >= 0.1) || !(sum > 0)) return false;
+  snprintf(text, size,
+           "input-bound: workers wait %.0f %% of their time for data; readers spend %.0f %% of theirs %s: %s",
+           100 * waited, 100 * spent[most] / sum, kinds[most].what, kinds[most].advice);
+  return true;
 }

@@ -69,5 +69,9 @@ struct ls_loader_stats {
   uint64_t bytes_read;
 };
 void ls_loader_stats(const struct ls_loader *loader, struct ls_loader_stats *stats);
+// What keeps the workers waiting, in one sentence: by two readings of the statistics and the share (0 to 1) of their time
+// that workers waited between them. False when that is less than a tenth.
+bool ls_loader_explain(const struct ls_loader_stats *before, const struct ls_loader_stats *after, double waited,
+                       char *text, size_t size);
 
 #endif

@@ -328,11 +328,26 @@ static void test_memory(void **state) {
   ls_dataset_close(dataset);
 }
 
+static void test_explain(void **state) {
+  (void)state;
+  struct ls_loader_stats before = {.read_s = 5, .decode_s = 100}, after = before;
+  char text[256];
+  assert_false(ls_loader_explain(&before, &after, 0.5, text, sizeof text));
+  after.decode_s += 8;
+  after.augment_s += 2;
+  assert_false(ls_loader_explain(&before, &after, 0.09, text, sizeof text));
+  assert_true(ls_loader_explain(&before, &after, 0.5, text, sizeof text));
+  assert_non_null(strstr(text, "wait 50 % of their time for data; readers spend 80 % of theirs decoding images"));
+  after.read_s += 30;
+  assert_true(ls_loader_explain(&before, &after, 0.2, text, sizeof text));
+  assert_non_null(strstr(text, "75 % of theirs reading: a faster disk"));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_once_an_epoch), cmocka_unit_test(test_resume),   cmocka_unit_test(test_same_bytes),
       cmocka_unit_test(test_evaluation),    cmocka_unit_test(test_ten_crop), cmocka_unit_test(test_error),
-      cmocka_unit_test(test_stop),          cmocka_unit_test(test_memory),
+      cmocka_unit_test(test_stop),          cmocka_unit_test(test_memory),   cmocka_unit_test(test_explain),
   };
   return cmocka_run_group_tests(tests, set_up, test_folder_remove);
 }
