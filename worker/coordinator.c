@@ -154,7 +154,7 @@ static bool after_step(void *user, struct trainer *t) {
                (double)(now - r->last_checkpoint_ns) * 1e-9 >= r->checkpoint_every.count;
   if (now - r->report_ns >= REPORT_NS || due || timed) report_step(r, now);
   set_learning_rate(r);
-  return !due && !timed && r->report.error.status == LS_OK;
+  return !due && !timed && report_status(&r->report, NULL) == LS_OK;
 }
 
 // --- checkpoints --------------------------------------------------------------------------------------------------------
@@ -411,10 +411,7 @@ static ls_status train_on(struct run *r, struct ls_error *err) {
   set_learning_rate(r);
   LS_TRY(trainer_run(t, COMMAND_TRAIN, err));
   if (r->diverged != 0 || isnan(r->diverged)) return diverged(r, err);
-  if (r->report.error.status != LS_OK) {
-    *err = r->report.error;
-    return err->status;
-  }
+  LS_TRY(report_status(&r->report, err));
   if (t->step >= r->next_evaluation || (t->step >= r->total_steps && r->validation_data)) LS_TRY(evaluate(r, err));
   if (t->step >= next_epoch) {
     double error = r->validation_data && isfinite(r->last_accuracy) ? 1 - r->last_accuracy
@@ -523,9 +520,9 @@ ls_status ls_train(const struct ls_train_options *options, struct ls_train_resul
   result->step = r.trainer ? r.trainer->step : 0;
   result->test_accuracy = r.last_accuracy;
   report_outcome(&r, result, err);
+  ls_snapshot_free(r.snapshot);  // speaks of the trainer's graph
   if (r.trainer) ls_loader_free(r.trainer->loader);
   trainer_free(r.trainer);
-  ls_snapshot_free(r.snapshot);
   ls_dataset_close(r.training_data);
   ls_dataset_close(r.validation_data);
   free(r.checkpoints);

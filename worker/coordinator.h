@@ -37,7 +37,7 @@ struct ls_train_options {
   unsigned devices;              // 0: as the job says; else this many (resume on another number)
   const char *nudge;             // Unix datagram socket told (job folder's name) after each event; NULL: nobody
   atomic_bool *stop;             // set by a signal handler; read between steps
-  // Told of every event after it is in the log, from the coordinator's thread; may be NULL.
+  // Told of every event after it is in the log, from any of the coordinator's threads, one at a time; may be NULL.
   void (*event)(void *user, const Lockstep__V1__Event *event);
   void *user;
   const char *profile;  // Chrome trace file to write; NULL: none

@@ -16,6 +16,7 @@ ls_status report_open(struct report *r, const struct ls_train_options *options, 
   const char *slash = strrchr(options->folder, '/');
   r->job_name = slash ? slash + 1 : options->folder;
   char *path = ls_path_join(options->folder, "events.log");
+  pthread_mutex_init(&r->lock, NULL);
   if (!path) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
   ls_status status = ls_event_log_open(path, &r->log, err);
   free(path);
@@ -26,6 +27,7 @@ ls_status report_open(struct report *r, const struct ls_train_options *options, 
 void report_close(struct report *r) {
   ls_event_log_close(r->log);
   if (r->nudge_fd >= 0) close(r->nudge_fd);
+  pthread_mutex_destroy(&r->lock);
 }
 
 // Best effort: the daemon also looks by itself.
@@ -40,9 +42,19 @@ static void nudge(struct report *r) {
 void report_event(struct report *r, Lockstep__V1__Event *event, bool durable) {
   struct ls_error error = LS_ERROR_INIT;
   event->attempt = r->options->attempt;
+  pthread_mutex_lock(&r->lock);
   if (ls_event_log_append(r->log, event, durable, &error) != LS_OK && r->error.status == LS_OK) r->error = error;
   nudge(r);
   if (r->options->event) r->options->event(r->options->user, event);
+  pthread_mutex_unlock(&r->lock);
+}
+
+ls_status report_status(struct report *r, struct ls_error *err) {
+  pthread_mutex_lock(&r->lock);
+  ls_status status = r->error.status;
+  if (status != LS_OK && err) *err = r->error;
+  pthread_mutex_unlock(&r->lock);
+  return status;
 }
 
 void report_note(struct report *r, Lockstep__V1__Note__Level level, const char *format, ...) {

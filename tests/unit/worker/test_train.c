@@ -1,0 +1,226 @@
+// The coordinator as a library: a small job on several workers with checkpoints and evaluations, its events in order, one
+// at a time; stopped and resumed to the same digest; evaluation, prediction and the benchmark afterwards. Also run under
+// ThreadSanitizer.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+//
+#include <cmocka.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "data/writer.h"
+#include "spec/spec.h"
+#include "worker/bench.h"
+#include "worker/coordinator.h"
+#include "worker/inference.h"
+
+enum { SIDE = 12, CLASSES = 4, TRAIN = 96, TEST = 40 };
+
+static char folder[] = "/tmp/lockstep-train-XXXXXX";
+
+static const char job_text[] =
+    "name: small\n"
+    "network:\n"
+    "  name: small\n"
+    "  input: {channels: 1, height: 12, width: 12}\n"
+    "  layers:\n"
+    "    - {convolution: {filters: 6, kernel: 3, pad: 1, bias: false}}\n"
+    "    - {batch_norm: {}}\n"
+    "    - relu\n"
+    "    - {max_pool: {kernel: 2}}\n"
+    "    - {fully_connected: {units: 16}}\n"
+    "    - relu\n"
+    "    - {dropout: {rate: 0.2}}\n"
+    "    - {fully_connected: {units: 4}}\n"
+    "    - {softmax_cross_entropy: {}}\n"
+    "batch_size: 16\n"
+    "shards: 4\n"
+    "devices: {kind: cpu, oversubscribe: true}\n"
+    "epochs: 4\n"
+    "optimizer: {sgd: {learning_rate: 0.05, momentum: 0.9}}\n"
+    "augment: [{horizontal_flip: {}}]\n"
+    "checkpoint: {every: 3 steps, keep: 2}\n";
+
+// The class decides which rows are bright.
+static void put_images(struct ls_data_writer *writer, const char *name, int count) {
+  struct ls_data_shape shape = {.count = count, .height = SIDE, .width = SIDE, .channels = 1};
+  struct ls_data_group *group;
+  struct ls_error err = LS_ERROR_INIT;
+  assert_int_equal(ls_data_writer_group(writer, name, &shape, &group, &err), LS_OK);
+  for (int i = 0; i < count; i++) {
+    uint8_t pixels[SIDE * SIDE];
+    for (int p = 0; p < SIDE * SIDE; p++)
+      pixels[p] = (uint8_t)((p / SIDE / 3 == i % CLASSES ? 200 : 30) + (p * 7 + i * 13) % 23);
+    struct ls_data_sample sample = {.data = pixels, .size = sizeof pixels, .label = i % CLASSES};
+    ls_data_sum(pixels, SIDE * SIDE, 1, &sample.sums);
+    assert_int_equal(ls_data_group_put(group, &sample, &err), LS_OK);
+  }
+  assert_int_equal(ls_data_group_finish(group, &err), LS_OK);
+}
+
+static char *in_folder(const char *name) {
+  char *path = ls_path_join(folder, name);
+  assert_non_null(path);
+  return path;
+}
+
+static int set_up(void **state) {
+  (void)state;
+  if (!mkdtemp(folder)) return -1;
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_data_writer *writer;
+  char *path = in_folder("data.h5");
+  assert_int_equal(ls_data_writer_open(path, &writer, &err), LS_OK);
+  put_images(writer, "train", TRAIN);
+  put_images(writer, "test", TEST);
+  assert_int_equal(ls_data_writer_close(writer, true, &err), LS_OK);
+  free(path);
+  return 0;
+}
+
+static int tear_down(void **state) {
+  (void)state;
+  return ls_folder_remove(folder, NULL);
+}
+
+static Lockstep__V1__Job *make_job(void) {
+  char train[128], validation[128];
+  snprintf(train, sizeof train, "data.train=%s/data.h5:/train", folder);
+  snprintf(validation, sizeof validation, "data.validation=%s/data.h5:/test", folder);
+  const char *settings[] = {train, validation};
+  struct ls_error err = LS_ERROR_INIT;
+  ProtobufCMessage *message = NULL;
+  ls_status status =
+      ls_spec_parse(job_text, strlen(job_text), "job", &lockstep__v1__job__descriptor, settings, 2, &message, &err);
+  if (status == LS_OK) status = ls_spec_complete_job((Lockstep__V1__Job *)message, &err);
+  if (status != LS_OK) fail_msg("%s", err.text);
+  return (Lockstep__V1__Job *)message;
+}
+
+struct seen {
+  atomic_int inside;  // callers of the callback at the same time
+  int kinds[32];
+  int events, overlaps;
+  uint64_t stop_at;
+  atomic_bool *stop;
+};
+
+static void on_event(void *user, const Lockstep__V1__Event *event) {
+  struct seen *seen = user;
+  if (atomic_fetch_add(&seen->inside, 1) != 0) seen->overlaps++;
+  seen->events++;
+  seen->kinds[event->kind_case]++;
+  if (event->kind_case == LOCKSTEP__V1__EVENT__KIND_CHECKPOINT && seen->stop &&
+      event->checkpoint->step >= seen->stop_at)
+    atomic_store(seen->stop, true);
+  atomic_fetch_sub(&seen->inside, 1);
+}
+
+static enum ls_worker_exit train(const char *name, unsigned devices, unsigned attempt, struct seen *seen,
+                                 struct ls_train_result *result) {
+  struct ls_error err = LS_ERROR_INIT;
+  Lockstep__V1__Job *job = make_job();
+  char *path = in_folder(name);
+  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
+  struct ls_train_options options = {.job = job,
+                                     .folder = path,
+                                     .attempt = attempt,
+                                     .devices = devices,
+                                     .stop = seen->stop,
+                                     .event = on_event,
+                                     .user = seen};
+  if (ls_train(&options, result, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_int_equal(seen->overlaps, 0);
+  free(path);
+  lockstep__v1__job__free_unpacked(job, NULL);
+  return result->exit;
+}
+
+static void test_training(void **state) {
+  (void)state;
+  struct seen seen = {0};
+  struct ls_train_result one, four;
+  assert_int_equal(train("one", 1, 1, &seen, &one), LS_EXIT_OK);
+  assert_int_equal(one.step, 24);
+  assert_true(one.test_accuracy > 0.9);
+  assert_int_equal(seen.kinds[LOCKSTEP__V1__EVENT__KIND_STARTED], 1);
+  assert_int_equal(seen.kinds[LOCKSTEP__V1__EVENT__KIND_EVALUATION], 4);
+  assert_int_equal(seen.kinds[LOCKSTEP__V1__EVENT__KIND_CHECKPOINT], 8);
+  assert_int_equal(seen.kinds[LOCKSTEP__V1__EVENT__KIND_OUTCOME], 1);
+  struct seen other = {0};
+  assert_int_equal(train("four", 4, 1, &other, &four), LS_EXIT_OK);
+  assert_string_equal(one.parameters_sha256, four.parameters_sha256);
+}
+
+static void test_stop_and_resume(void **state) {
+  (void)state;
+  atomic_bool stop = false;
+  struct seen seen = {.stop = &stop, .stop_at = 6};
+  struct ls_train_result part, rest, whole;
+  assert_int_equal(train("parts", 4, 1, &seen, &part), LS_EXIT_STOPPED);
+  assert_in_range(part.step, 6, 23);
+  struct seen again = {0};
+  assert_int_equal(train("parts", 2, 2, &again, &rest), LS_EXIT_OK);
+  struct seen third = {0};
+  assert_int_equal(train("whole", 2, 1, &third, &whole), LS_EXIT_OK);
+  assert_string_equal(rest.parameters_sha256, whole.parameters_sha256);
+  assert_true(rest.test_accuracy == whole.test_accuracy);
+}
+
+static void test_model_at_work(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  char *model = in_folder("one/final.h5");
+  struct ls_evaluate_options options = {.model = model, .devices = 2};
+  struct ls_evaluate_result result;
+  if (ls_evaluate(&options, &result, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_int_equal(result.images, TEST);
+  assert_int_equal(result.step, 24);
+  assert_true(result.accuracy > 0.9 && result.top5 == 1);
+  uint8_t pixels[SIDE * SIDE];
+  for (int p = 0; p < SIDE * SIDE; p++) pixels[p] = p / SIDE / 3 == 2 ? 210 : 40;
+  struct ls_predict_image image = {pixels, SIDE, SIDE, 1};
+  struct ls_prediction prediction;
+  if (ls_predict(model, &image, 1, &prediction, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_int_equal(prediction.count, CLASSES);
+  assert_int_equal(prediction.top[0].class, 2);
+  float sum = 0;
+  for (int i = 0; i < prediction.count; i++) sum += prediction.top[i].probability;
+  assert_true(fabsf(sum - 1) < 1e-5F);
+  free(model);
+}
+
+static void test_bench(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  Lockstep__V1__Job *job = make_job();
+  struct ls_bench_options options = {.network = job->network, .batch = 16, .steps = 3, .devices = 2, .shards = 4};
+  struct ls_bench_result two, one, inference;
+  if (ls_bench(&options, &two, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_int_equal(two.workers, 2);
+  assert_int_equal(two.shards, 4);
+  assert_true(two.images_per_s > 0 && two.step_ms >= two.step_ms_low && two.step_ms <= two.step_ms_high);
+  options.devices = 1;
+  assert_int_equal(ls_bench(&options, &one, &err), LS_OK);
+  assert_string_equal(one.parameters_sha256, two.parameters_sha256);
+  options.inference = true;
+  assert_int_equal(ls_bench(&options, &inference, &err), LS_OK);
+  assert_string_equal(inference.parameters_sha256, "");
+  options.shards = 3;
+  assert_int_equal(ls_bench(&options, &one, &err), LS_INVALID);
+  assert_non_null(strstr(err.text, "3 shards"));
+  lockstep__v1__job__free_unpacked(job, NULL);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_training), cmocka_unit_test(test_stop_and_resume),
+                                     cmocka_unit_test(test_model_at_work), cmocka_unit_test(test_bench)};
+  return cmocka_run_group_tests(tests, set_up, tear_down);
+}
