@@ -102,6 +102,12 @@ static char *absolute(const char *path) {
   return ls_path_join(folder, path);
 }
 
+// The last one counts.
+static void take(char **option, char *value) {
+  free(*option);
+  *option = value;
+}
+
 // False: wrong usage, said on standard error.
 static bool parse(int argc, char **argv, struct options *o) {
   unsigned grace_s = 60;
@@ -109,13 +115,13 @@ static bool parse(int argc, char **argv, struct options *o) {
     const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
     bool good = value != NULL;
     if (good && strcmp(name, "--state") == 0)
-      o->state = absolute(value);
+      take(&o->state, absolute(value));
     else if (good && strcmp(name, "--socket") == 0)
-      o->socket = absolute(strncmp(value, "unix:", 5) == 0 ? value + 5 : value);
+      take(&o->socket, absolute(strncmp(value, "unix:", 5) == 0 ? value + 5 : value));
     else if (good && strcmp(name, "--http") == 0)
       o->http = value;
     else if (good && strcmp(name, "--worker") == 0)
-      o->worker = absolute(value);
+      take(&o->worker, absolute(value));
     else if (good && strcmp(name, "--retry-delay") == 0)
       good = number(value, 60000, &o->retry_delay_ms);
     else if (good && strcmp(name, "--stop-grace") == 0)
@@ -169,10 +175,12 @@ static void on_tick(void *user) {
   if (getenv("WATCHDOG_USEC")) notify("WATCHDOG=1");
 }
 
+// Closes every handle, so that the loop ends. Parts that did not come to be are NULL.
 static void on_drained(void *user) {
   struct lockstepd *d = user;
-  manager_close(d->manager);
-  status_close(d->status);
+  if (d->manager) manager_close(d->manager);
+  if (d->status) status_close(d->status);
+  if (!d->terminate.data) return;
   uv_close((uv_handle_t *)&d->terminate, NULL);
   uv_close((uv_handle_t *)&d->interrupt, NULL);
 }
@@ -215,12 +223,12 @@ static ls_status start(struct lockstepd *d, const struct options *o, struct ls_e
                                     .changed = on_changed,
                                     .tick = on_tick,
                                     .user = d};
-  LS_TRY(make_socket_folder(o->socket, err));
   LS_TRY(status_new(&d->loop, o->http, &d->status, err));
-  LS_TRY(service_new(&d->loop, o->socket, &d->service, err));
+  LS_TRY(service_new(&d->loop, &d->service, err));
   LS_TRY(manager_new(&options, &d->manager, err));
-  service_set_manager(d->service, d->manager);
   status_set_manager(d->status, d->manager);
+  LS_TRY(make_socket_folder(o->socket, err));
+  LS_TRY(service_listen(d->service, d->manager, o->socket, err));
   service_set_ready(d->service, true);
   d->was_ready = true;
   uv_signal_init(&d->loop, &d->terminate);
@@ -250,15 +258,16 @@ int main(int argc, char **argv) {
       ls_log(LS_LOG_INFO, "lockstepd " LS_VERSION " is ready: %u devices, socket %s, status http://127.0.0.1:%u/",
              manager_device_count(d.manager), o.socket, status_port(d.status));
       notify("READY=1");
-      uv_run(&d.loop, UV_RUN_DEFAULT);
       code = EXIT_SUCCESS;
-      manager_free(d.manager);
-      service_free(d.service);
-      status_free(d.status);
-      uv_loop_close(&d.loop);
     } else {
       ls_log(LS_LOG_ERROR, "%s", err.text);
+      on_drained(&d);
     }
+    uv_run(&d.loop, UV_RUN_DEFAULT);
+    manager_free(d.manager);
+    service_free(d.service);
+    status_free(d.status);
+    uv_loop_close(&d.loop);
   }
   free(o.state);
   free(o.socket);

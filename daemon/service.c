@@ -168,7 +168,7 @@ static void devices(void *user, struct ls_rpc_call *call, const ProtobufCMessage
   (void)message;
   struct service *s = user;
   static Lockstep__V1__Device device[LS_MAX_DEVICES];
-  static char names[LS_MAX_DEVICES][8];
+  static char names[LS_MAX_DEVICES][16];
   Lockstep__V1__Device *pointers[LS_MAX_DEVICES];
   char *holder[LS_MAX_DEVICES];
   unsigned count = manager_device_count(s->manager);
@@ -400,7 +400,7 @@ static const struct ls_rpc_method methods[] = {
     METHOD("Devices", devices_request, devices_response, false, devices),
 };
 
-ls_status service_new(uv_loop_t *loop, const char *path, struct service **service, struct ls_error *err) {
+ls_status service_new(uv_loop_t *loop, struct service **service, struct ls_error *err) {
   *service = NULL;
   struct service *s = calloc(1, sizeof *s);
   if (!s) return ls_fail(err, LS_NO_MEMORY, "no memory for the service");
@@ -411,7 +411,6 @@ ls_status service_new(uv_loop_t *loop, const char *path, struct service **servic
                                           .descriptor_set_bytes = ls_descriptor_set_bytes,
                                           .max_request_bytes = 4 << 20};
   ls_status status = ls_rpc_server_new(loop, &options, &s->server, err);
-  if (status == LS_OK) status = ls_rpc_server_listen_unix(s->server, path, 0660, err);
   if (status != LS_OK) {
     service_free(s);
     return status;
@@ -420,7 +419,10 @@ ls_status service_new(uv_loop_t *loop, const char *path, struct service **servic
   return LS_OK;
 }
 
-void service_set_manager(struct service *s, struct manager *manager) { s->manager = manager; }
+ls_status service_listen(struct service *s, struct manager *manager, const char *path, struct ls_error *err) {
+  s->manager = manager;
+  return ls_rpc_server_listen_unix(s->server, path, 0660, err);
+}
 
 void service_set_ready(struct service *s, bool ready) { ls_rpc_server_set_serving(s->server, ready); }
 

@@ -8,15 +8,15 @@
 
 struct service;
 
-// Listens on the Unix socket `path`, mode 0660. The manager is set before the loop runs.
-ls_status service_new(uv_loop_t *loop, const char *path, struct service **service, struct ls_error *err);
-void service_set_manager(struct service *service, struct manager *manager);
+ls_status service_new(uv_loop_t *loop, struct service **service, struct ls_error *err);
+// Listens on the Unix socket `path`, mode 0660.
+ls_status service_listen(struct service *service, struct manager *manager, const char *path, struct ls_error *err);
 // A job's state or log has changed: those who watch it are told.
 void service_changed(struct service *service, const struct job *job);
 // Twice a second: followers of worker logs get what is new.
 void service_tick(struct service *service);
 void service_set_ready(struct service *service, bool ready);
 void service_shutdown(struct service *service, unsigned drain_ms, void (*done)(void *user), void *user);
-void service_free(struct service *service);
+void service_free(struct service *service);  // after shutdown, or when it never listened
 
 #endif

@@ -64,7 +64,7 @@ if [ "$quick" = 0 ]; then
   export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=1
   export LSAN_OPTIONS=suppressions=$PWD/tests/sanitizer/leaks.txt:print_suppressions=0
   export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-  run_ctest "tests under ASan and UBSan" build-asan -R '^(unit|gradient|parity)/' -LE "long|no-sanitizer"
+  run_ctest "tests under ASan and UBSan" build-asan -R '^(unit|gradient|parity|daemon)/' -LE "long|no-sanitizer"
 
   stage "build with ThreadSanitizer"
   build build-tsan RelWithDebInfo thread
