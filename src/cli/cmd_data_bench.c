@@ -9,10 +9,12 @@
 #include "cli/commands.h"
 #include "data/dataset.h"
 #include "data/loader.h"
+#include "spec/spec.h"
 
 struct options {
   uint64_t crop, readers, batch, depth, seed;
   double seconds;
+  const char *job;
   bool flip, float32, direct, in_order, blocks;
   enum ls_output_format format;
 };
@@ -62,8 +64,9 @@ static ls_status measure(struct ls_loader *loader, int64_t batch_size, double se
   return LS_OK;
 }
 
-static ls_status run_loader(const struct options *o, struct ls_dataset *dataset, struct measured *m,
-                            struct ls_error *err) {
+// `job`: its crop, augmentation and seed; NULL: those of the options.
+static ls_status run_loader(const struct options *o, const Lockstep__V1__Job *job, struct ls_dataset *dataset,
+                            struct measured *m, struct ls_error *err) {
   const struct ls_dataset_info *info = ls_dataset_info(dataset);
   Lockstep__V1__RandomCrop crop = LOCKSTEP__V1__RANDOM_CROP__INIT;
   Lockstep__V1__HorizontalFlip flip = LOCKSTEP__V1__HORIZONTAL_FLIP__INIT;
@@ -77,10 +80,16 @@ static ls_status run_loader(const struct options *o, struct ls_dataset *dataset,
       .dataset = dataset,
       .training = true,
       .batch = o->batch ? (int64_t)o->batch : 256,
-      .crop_height = o->crop ? (int64_t)o->crop : info->smallest_height,
-      .crop_width = o->crop ? (int64_t)o->crop : info->smallest_width,
-      .augment = list,
-      .augment_count = o->flip ? 2 : 1,
+      .crop_height = job       ? job->network->input->height
+                     : o->crop ? (int64_t)o->crop
+                               : info->smallest_height,
+      .crop_width = job       ? job->network->input->width
+                    : o->crop ? (int64_t)o->crop
+                              : info->smallest_width,
+      .augment = job ? (const Lockstep__V1__Augmentation *const *)job->augment : list,
+      .augment_count = job       ? job->n_augment
+                       : o->flip ? 2
+                                 : 1,
       .seed = o->seed ? o->seed : 1,
       .shuffle = o->in_order ? LOCKSTEP__V1__SHUFFLE__SHUFFLE_NONE
                  : o->blocks ? LOCKSTEP__V1__SHUFFLE__SHUFFLE_BLOCKS
@@ -129,7 +138,10 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
   struct ls_dataset *dataset;
   struct measured m = {.images = 0};
   if (ls_dataset_open(arguments[0], NULL, NULL, &dataset, &err) != LS_OK) return ls_cli_fail(&err);
-  ls_status status = run_loader(o, dataset, &m, &err);
+  Lockstep__V1__Job *job = NULL;
+  ls_status status = o->job ? ls_spec_load_job(o->job, NULL, 0, &job, &err) : LS_OK;
+  if (status == LS_OK) status = run_loader(o, job, dataset, &m, &err);
+  if (job) protobuf_c_message_free_unpacked(&job->base, NULL);
   ls_dataset_close(dataset);
   if (status != LS_OK) return ls_cli_fail(&err);
   if (o->format == LS_OUTPUT_JSON)
@@ -143,6 +155,8 @@ static const struct ls_option rows[] = {
     {0, "crop", "SIDE", LS_OPTION_NUMBER, offsetof(struct options, crop), 1,
      "side of the random crop in pixels (default: the whole image)"},
     {0, "flip", NULL, LS_OPTION_FLAG, offsetof(struct options, flip), 0, "mirror half of the images"},
+    {0, "job", "FILE", LS_OPTION_TEXT, offsetof(struct options, job), 0,
+     "crop and augment as this job does, instead of --crop and --flip"},
     {0, "float32", NULL, LS_OPTION_FLAG, offsetof(struct options, float32), 0,
      "normalised float32 planes, as for a job on the CPU (default: uint8 pixels, as for a GPU)"},
     {0, "batch", "IMAGES", LS_OPTION_NUMBER, offsetof(struct options, batch), 1, "images a batch (256)"},

@@ -95,13 +95,15 @@ void ls_pixels_to_floats(const uint8_t *row, int64_t n, int64_t c, const float *
 void ls_pixels_to_float_planes(const uint8_t *row, int64_t n, int64_t c, const float *scale, const float *bias,
                                float *out, int64_t plane);
 void ls_pixels_to_planes(const uint8_t *row, int64_t n, int64_t c, uint8_t *out, int64_t plane);
+// Three planes [n] to [n,3].
+void ls_pixels_from_planes(const uint8_t *from, int64_t plane, int64_t n, uint8_t *row);
 
 // ---- resampling (resample.c)
 
 // A filter bank along one axis: output i sums count[i] values from begin[i] on with weights [size] of 22 bits.
 struct ls_filter {
   int64_t outputs;
-  int size;
+  int size, most;  // of weights; of count
   int32_t *begin, *count, *weights;
 };
 // The stored range [*low, *high) that outputs [0, axis->count) need.

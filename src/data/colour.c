@@ -1,5 +1,6 @@
 // Colour jitter, PCA lighting and cut-outs, in whole numbers. See augment.h.
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/philox.h"
@@ -8,18 +9,82 @@
 
 enum { ONE = 1 << 16 };  // fixed point of the factors
 
-static inline uint8_t clamp(int64_t v) { return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v; }
+// The loops over pixels are compiled twice, for AVX2 and for any machine; whole numbers are the same in both.
+#define INLINE inline __attribute__((always_inline))
+enum { PIECE = 256 };  // pixels
+
+static inline uint8_t clamp(int32_t v) { return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v; }
 
 // around + (v - around) * factor, rounded; factor in units of 1/ONE.
-static inline uint8_t stretch(int64_t v, int64_t around, int64_t factor) {
+static inline uint8_t stretch(int32_t v, int32_t around, int32_t factor) {
   return clamp((around * ONE + (v - around) * factor + ONE / 2) >> 16);
 }
 
 // ITU-R 601 luma, as in the Python Imaging Library.
-static inline int64_t grey(const uint8_t *p) { return (19595 * p[0] + 38470 * p[1] + 7471 * p[2] + 0x8000) >> 16; }
+static inline int32_t grey(int32_t r, int32_t g, int32_t b) {
+  return (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16;
+}
 
-static int64_t factor(uint32_t word, double width) {
-  return (int64_t)lround((1 - width + 2 * width * (double)ls_random_unit(word)) * ONE);
+// Sum of the grey values of n <= PIECE pixels in three planes.
+static INLINE int32_t grey_sum(const uint8_t *planes, int64_t n) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += grey(planes[i], planes[PIECE + i], planes[2 * PIECE + i]);
+  return sum;
+}
+
+static INLINE void saturate(uint8_t *planes, int64_t n, int32_t f) {
+  for (int64_t i = 0; i < n; i++) {
+    int32_t r = planes[i], g = planes[PIECE + i], b = planes[2 * PIECE + i], around = grey(r, g, b);
+    planes[i] = stretch(r, around, f);
+    planes[PIECE + i] = stretch(g, around, f);
+    planes[2 * PIECE + i] = stretch(b, around, f);
+  }
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static int32_t grey_sum_avx2(const uint8_t *planes, int64_t n) {
+  return grey_sum(planes, n);
+}
+__attribute__((target("avx2"))) static void saturate_avx2(uint8_t *planes, int64_t n, int32_t f) {
+  saturate(planes, n, f);
+}
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
+#else
+static int32_t grey_sum_avx2(const uint8_t *planes, int64_t n) { return grey_sum(planes, n); }
+static void saturate_avx2(uint8_t *planes, int64_t n, int32_t f) { saturate(planes, n, f); }
+static bool has_avx2(void) { return false; }
+#endif
+
+static int64_t grey_sum_of(const uint8_t *image, int64_t pixels, int64_t c) {
+  int64_t sum = 0;
+  if (c != 3) {
+    for (int64_t i = 0; i < pixels; i++) sum += image[i * c];
+    return sum;
+  }
+  uint8_t planes[3 * PIECE];
+  for (int64_t i = 0; i < pixels; i += PIECE) {
+    int64_t n = pixels - i < PIECE ? pixels - i : PIECE;
+    ls_pixels_to_planes(image + 3 * i, n, 3, planes, PIECE);
+    sum += has_avx2() ? grey_sum_avx2(planes, n) : grey_sum(planes, n);
+  }
+  return sum;
+}
+
+static void saturate_image(uint8_t *image, int64_t pixels, int32_t f) {
+  uint8_t planes[3 * PIECE];
+  for (int64_t i = 0; i < pixels; i += PIECE) {
+    int64_t n = pixels - i < PIECE ? pixels - i : PIECE;
+    ls_pixels_to_planes(image + 3 * i, n, 3, planes, PIECE);
+    if (has_avx2())
+      saturate_avx2(planes, n, f);
+    else
+      saturate(planes, n, f);
+    ls_pixels_from_planes(planes, PIECE, n, image + 3 * i);
+  }
+}
+
+static int32_t factor(uint32_t word, double width) {
+  return (int32_t)lround((1 - width + 2 * width * (double)ls_random_unit(word)) * ONE);
 }
 
 static void use_table(const uint8_t table[256], uint8_t *image, int64_t n) {
@@ -33,25 +98,17 @@ static void jitter(const struct ls_augmenter *a, const struct ls_view *view, con
       ls_random(a->seed, LS_RANDOM_AUGMENT, view->epoch, (uint64_t)view->sample, LS_DRAW_COLOUR + (uint32_t)number);
   uint8_t table[256];
   if (op->brightness > 0) {
-    int64_t f = factor(r.v[0], op->brightness);
+    int32_t f = factor(r.v[0], op->brightness);
     for (int v = 0; v < 256; v++) table[v] = stretch(v, 0, f);
     use_table(table, image, pixels * c);
   }
   if (op->contrast > 0) {
-    int64_t sum = 0, f = factor(r.v[1], op->contrast);
-    for (int64_t i = 0; i < pixels; i++) sum += c == 3 ? grey(image + 3 * i) : image[i * c];
-    int64_t mean = (2 * sum + pixels) / (2 * pixels);
+    int32_t f = factor(r.v[1], op->contrast);
+    int32_t mean = (int32_t)((2 * grey_sum_of(image, pixels, c) + pixels) / (2 * pixels));
     for (int v = 0; v < 256; v++) table[v] = stretch(v, mean, f);
     use_table(table, image, pixels * c);
   }
-  if (op->saturation > 0 && c == 3) {
-    int64_t f = factor(r.v[2], op->saturation);
-    for (int64_t i = 0; i < pixels; i++) {
-      uint8_t *p = image + 3 * i;
-      int64_t around = grey(p);
-      for (int k = 0; k < 3; k++) p[k] = stretch(p[k], around, f);
-    }
-  }
+  if (op->saturation > 0 && c == 3) saturate_image(image, pixels, factor(r.v[2], op->saturation));
 }
 
 // Principal components of the RGB values of ImageNet (deviations along them times 255, and directions), as in the
@@ -75,7 +132,7 @@ static void lighting(const struct ls_augmenter *a, const struct ls_view *view, c
   for (int c = 0; c < 3; c++) {
     double sum = 0;
     for (int k = 0; k < 3; k++) sum += component[c][k] * component_size[k] * op->sigma * normal[k];
-    int64_t added = (int64_t)lround(sum);
+    int32_t added = (int32_t)lround(sum);
     for (int v = 0; v < 256; v++) table[c][v] = clamp(v + added);
   }
   for (int64_t i = 0; i < a->crop_height * a->crop_width; i++) {
