@@ -126,8 +126,11 @@ static ls_status divide(const struct ls_bench_options *o, int *workers, int *sha
 ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *result, struct ls_error *err) {
   memset(result, 0, sizeof *result);
   struct bench b = {.steps = o->steps ? o->steps : 20};
-  struct trainer_options options = {
-      .network = o->network, .batch = o->batch, .training = !o->inference, .evaluation = o->inference};
+  struct trainer_options options = {.network = o->network,
+                                    .batch = o->batch,
+                                    .training = !o->inference,
+                                    .evaluation = o->inference,
+                                    .use_all_cores = o->inference};
   LS_TRY(divide(o, &options.workers, &options.shards, err));
   b.step_ms = calloc(b.steps, sizeof *b.step_ms);
   ls_status status = b.step_ms ? trainer_new(&options, NULL, &b.trainer, err)

@@ -318,12 +318,12 @@ static ls_status prepare(struct run *r, struct ls_error *err) {
   int workers;
   unsigned wanted = r->options->devices ? r->options->devices : r->job->devices->has_count ? r->job->devices->count : 0;
   LS_TRY(trainer_worker_count(wanted, r->job->devices->oversubscribe, (int)r->job->shards, &workers, err));
-  struct trainer_options options = {r->job->network,
-                                    r->job->batch_size,
-                                    (int)r->job->shards,
-                                    workers,
-                                    true,
-                                    r->job->data->validation && *r->job->data->validation};
+  struct trainer_options options = {.network = r->job->network,
+                                    .batch = r->job->batch_size,
+                                    .shards = (int)r->job->shards,
+                                    .workers = workers,
+                                    .training = true,
+                                    .evaluation = r->job->data->validation && *r->job->data->validation};
   LS_TRY(trainer_new(&options, r->job, &r->trainer, err));
   r->trainer->after_step = after_step;
   r->trainer->user = r;

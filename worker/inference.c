@@ -1,5 +1,5 @@
 // A trained model at work: inference.h. The network is that of the job in the checkpoint; evaluation runs by the same
-// workers as during training, prediction through worker 0's plan while the workers sleep.
+// workers as during training, prediction by one worker with the threads of all cores.
 #include "worker/inference.h"
 
 #include <inttypes.h>
@@ -25,15 +25,20 @@ static void close_model(struct model *m) {
 }
 
 // Job, then a trainer for `batch` images (0: as in the job) in as many shards as in the job, then the parameters.
-static ls_status open_model(const char *path, int64_t batch, unsigned devices, struct model *m, struct ls_error *err) {
+static ls_status open_model(const char *path, int64_t batch, unsigned devices, bool use_all_cores, struct model *m,
+                            struct ls_error *err) {
   LS_TRY(ls_checkpoint_read_job(path, &m->job, err));
   LS_TRY(ls_spec_complete_job(m->job, err));
   int shards = (int)m->job->shards, workers;
   if (batch == 0) batch = m->job->batch_size;
   while (batch % shards) shards /= 2;
   LS_TRY(trainer_worker_count(devices, true, shards, &workers, err));
-  struct trainer_options options = {
-      .network = m->job->network, .batch = batch, .shards = shards, .workers = workers, .evaluation = true};
+  struct trainer_options options = {.network = m->job->network,
+                                    .batch = batch,
+                                    .shards = shards,
+                                    .workers = workers,
+                                    .evaluation = true,
+                                    .use_all_cores = use_all_cores};
   LS_TRY(trainer_new(&options, m->job, &m->trainer, err));
   LS_TRY(ls_snapshot_new(m->trainer->graph, &m->snapshot, err));
   LS_TRY(ls_checkpoint_read(path, m->snapshot, err));
@@ -42,7 +47,7 @@ static ls_status open_model(const char *path, int64_t batch, unsigned devices, s
 
 static ls_status evaluate(struct model *m, const struct ls_evaluate_options *o, struct ls_evaluate_result *result,
                           struct ls_error *err) {
-  LS_TRY(open_model(o->model, o->batch, o->devices, m, err));
+  LS_TRY(open_model(o->model, o->batch, o->devices, false, m, err));
   const Lockstep__V1__Data *d = m->job->data;
   const char *location = o->data ? o->data : d->validation;
   if (!location || !*location)
@@ -178,7 +183,7 @@ static void rank(const float *probabilities, int64_t classes, const struct ls_da
 
 static ls_status predict(struct model *m, const char *path, const struct ls_predict_image *images, size_t count,
                          struct ls_prediction *predictions, struct ls_error *err) {
-  LS_TRY(open_model(path, 1, 1, m, err));
+  LS_TRY(open_model(path, 1, 1, true, m, err));
   const Lockstep__V1__Data *d = m->job->data;
   struct worker *w = &m->trainer->worker[0];
   struct ls_shape in = ls_graph_input_shape(m->trainer->graph);
@@ -190,12 +195,16 @@ static ls_status predict(struct model *m, const char *path, const struct ls_pred
   if (d->train && ls_dataset_open(d->train, d->images, d->labels, &names, NULL) != LS_OK) names = NULL;
   float *input = aligned_alloc(64, (ls_plan_input_bytes(w->evaluation_plan) + 63) / 64 * 64);
   ls_status status = input ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory for an image");
+  struct ls_batch batch = {.images = input, .labels = &label, .valid = 1};
+  m->trainer->generated = &batch;
+  m->trainer->evaluation_batches = 1;
+  m->trainer->evaluation_parts = calloc(LS_METRICS, sizeof *m->trainer->evaluation_parts);
+  if (status == LS_OK && !m->trainer->evaluation_parts) status = ls_fail(err, LS_NO_MEMORY, "no memory for results");
   if (status == LS_OK) status = trainer_refresh(m->trainer, err);
   for (size_t i = 0; i < count && status == LS_OK; i++) {
     status = prepare_image(&images[i], &target, input, err);
     if (status != LS_OK) break;
-    ls_binding_set_input(w->evaluation_binding, input, &label);
-    status = ls_binding_forward(w->evaluation_binding, NULL, err);
+    status = trainer_run(m->trainer, COMMAND_EVALUATE, err);  // in the worker's thread, which the plan belongs to
     if (status == LS_OK) rank(ls_binding_probabilities(w->evaluation_binding), classes, names, &predictions[i]);
   }
   free(input);

@@ -108,6 +108,8 @@ struct trainer_options {
   int shards, workers;
   bool training;    // false: only evaluation
   bool evaluation;  // make evaluation plans
+  // Without training: each worker computes with cores / workers threads. The results' bits then depend on the machine.
+  bool use_all_cores;
 };
 
 // How many workers: `wanted` (0: as many as there are cores, at most shards), checked. An error sentence says what is

@@ -171,8 +171,10 @@ static void release_worker(struct worker *w) {
 // What a thread does before its first command. Worker 0 makes the shared slabs; the others wait for them.
 static ls_status set_up(struct worker *w, const struct trainer_options *o, struct ls_error *err) {
   struct trainer *t = w->trainer;
-  pin(w);
+  int threads = o->use_all_cores && !o->training && t->ops->use_threads ? core_count() / t->workers : 1;
+  if (threads <= 1) pin(w);
   LS_TRY(t->ops->open(w->index, &w->backend, err));
+  if (threads > 1) t->ops->use_threads(&w->backend, w->index * threads, threads);
   LS_TRY(build_plans(w, o, err));
   LS_TRY(make_activations(w, err));
   if (w->index == 0) LS_TRY(make_shared(w, err));

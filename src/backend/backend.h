@@ -158,6 +158,10 @@ struct ls_backend_ops {
   // A context on device `index`, for the calling thread.
   ls_status (*open)(int index, struct ls_backend *backend, struct ls_error *err);
   void (*close)(struct ls_backend *backend);
+  // Operations prepared from now on compute with so many threads each (1 after open). Their bits may depend on it, so it is
+  // for inference alone. They are bound to the cores from number `first` of those the calling thread may use. From the
+  // context's thread, before the first prepare. NULL where a device needs no such help.
+  void (*use_threads)(struct ls_backend *backend, int first, int threads);
 
   // Memory, 64-byte aligned at least (device: 256). NULL-safe release. Contents undefined.
   ls_status (*allocate)(struct ls_backend *backend, enum ls_memory kind, size_t bytes, void **memory,

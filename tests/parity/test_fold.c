@@ -154,8 +154,36 @@ static void test_sixteen_images(void **state) {
   check_all(16, 16, false);
 }
 
+// Inference with two threads on one worker: what one thread computes, to rounding. Last, as it binds this thread to a core.
+static void test_two_threads(void **state) {
+  (void)state;
+  net *network = case_residual(16, 9, 8);
+  struct ls_graph *graph;
+  ENGINE_TRY(ls_graph_build(network, &graph, err));
+  struct ls_plan_options options = {.batch = 1, .dtype = LS_F32, .loss_images = 1};
+  struct engine one, two;
+  double images[3 * 9 * 8];
+  int32_t label = 0;
+  for (uint32_t i = 0; i < 3 * 9 * 8; i++) images[i] = (float)engine_draw(1, i);
+  engine_open(&one, graph, ls_backend_cpu(), &options);
+  set_parameters(&one, 1);
+  engine_set_input(&one, images, &label);
+  engine_forward(&one);
+  one.backend.ops->use_threads(&one.backend, 0, 2);  // from here on only the second plan runs
+  options.parameters_of = one.plan;
+  engine_open_on(&two, graph, &one, &options);
+  engine_set_input(&two, images, &label);
+  engine_forward(&two);
+  double off = distance(&one, &two);
+  if (!(off <= 1e-5)) fail_msg("two threads are off by %g", off);
+  engine_close(&two);
+  engine_close(&one);
+  ls_graph_free(graph);
+  lockstep__v1__network__free_unpacked(network, NULL);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole_blocks), cmocka_unit_test(test_padded_blocks),
-                                     cmocka_unit_test(test_sixteen_images)};
+                                     cmocka_unit_test(test_sixteen_images), cmocka_unit_test(test_two_threads)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,8 @@
 // The CPU backend: context, memory, layouts, dispatch. See backend.h for the contract.
 //
 // A device is a core. Every worker thread computes with one oneDNN (OpenMP) thread: parallelism comes from the shards, and
-// a primitive's bits can change with its number of threads. User scratchpads keep oneDNN from allocating while it runs.
+// a primitive's bits can change with its number of threads. Only inference with fewer workers than cores takes more
+// (use_threads); its operations must then run on the thread that prepared them, whose setting OpenMP looks at. User scratchpads keep oneDNN from allocating while it runs.
 #include <omp.h>
 #include <sched.h>
 #include <stdio.h>
@@ -129,6 +130,30 @@ static ls_status open_context(int index, struct ls_backend *backend, struct ls_e
   backend->state = context;
   if (status != LS_OK) backend->ops->close(backend);
   return status;
+}
+
+// Binds the calling thread to the core that stands at `place` among those in `allowed`.
+static void bind_to(const cpu_set_t *allowed, int place) {
+  for (int core = 0, seen = 0; core < CPU_SETSIZE; core++) {
+    if (!CPU_ISSET(core, allowed) || seen++ != place) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    sched_setaffinity(0, sizeof one, &one);
+    return;
+  }
+}
+
+// Bound, because the kernel starts OpenMP's threads on the core of the one that makes them, and may leave them there for
+// seconds: then two threads are no faster than one. OpenMP keeps its threads from one parallel region to the next.
+static void use_threads(struct ls_backend *backend, int first, int threads) {
+  (void)backend;
+  cpu_set_t allowed;
+  int cores = available_cores(&allowed);
+  omp_set_num_threads(threads);
+  if (first + threads > cores) return;
+#pragma omp parallel num_threads(threads)
+  bind_to(&allowed, first + omp_get_thread_num());
 }
 
 static void close_context(struct ls_backend *backend) {
@@ -338,6 +363,7 @@ const struct ls_backend_ops *ls_backend_cpu(void) {
                                             .devices = devices,
                                             .open = open_context,
                                             .close = close_context,
+                                            .use_threads = use_threads,
                                             .allocate = allocate,
                                             .release = release,
                                             .upload = copy,
