@@ -20,7 +20,7 @@ import tempfile
 from compare import HERE, ROOT, processor, run
 
 LOCKSTEP = os.path.join(ROOT, "build", "bin", "lockstep")
-DARKNET_BATCH = 8
+DARKNET_BATCH = 4
 
 
 def bench(network, batch, steps, devices, shards):
@@ -54,7 +54,7 @@ def prepare_darknet(folder):
 
 
 def darknet_rate(folder):
-    """Images a second over the second and third batch."""
+    """Images a second of the second batch."""
     process = subprocess.Popen(["darknet", "classifier", "train", "cifar.data", "cifar.cfg"], cwd=folder,
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     seconds = []
@@ -62,13 +62,13 @@ def darknet_rate(folder):
         found = re.search(r"rate, ([0-9.]+) seconds, \d+ images", line)
         if found:
             seconds.append(float(found.group(1)))
-        if len(seconds) == 3:
+        if len(seconds) == 2:
             break
     process.send_signal(signal.SIGKILL)
     process.wait()
-    if len(seconds) < 3:
-        raise RuntimeError("darknet trained no three batches")
-    return DARKNET_BATCH / statistics.mean(seconds[1:])
+    if len(seconds) < 2:
+        raise RuntimeError("darknet trained no two batches")
+    return DARKNET_BATCH / seconds[1]
 
 
 def darknet(folder):
