@@ -9,10 +9,20 @@ static void mark_cut(struct ls_error *err, int wanted) {
   if (wanted >= (int)sizeof err->text) memcpy(err->text + sizeof err->text - 4, "...", 4);
 }
 
+// What a sentence quotes (names, labels, bytes of damaged files) may hold anything: it stays one line, and moves no
+// cursor.
+static void one_line(char *text) {
+  for (; *text; text++) {
+    unsigned char c = (unsigned char)*text;
+    if (c < 0x20 || c == 0x7f) *text = c == '\n' || c == '\t' ? ' ' : '?';
+  }
+}
+
 ls_status ls_failv(struct ls_error *err, ls_status status, const char *format, va_list args) {
   if (err) {
     err->status = status;
     mark_cut(err, vsnprintf(err->text, sizeof err->text, format, args));
+    one_line(err->text);
   }
   return status;
 }

@@ -102,15 +102,18 @@ static int run_import(struct ls_cli *cli, int count, char **arguments) {
                                      .images = options->images,
                                      .labels = options->labels,
                                      .threads = (int)options->threads,
+                                     .stop = &ls_cli_stop,
                                      .skipped = on_skipped,
                                      .progress = on_progress,
                                      .user = &progress};
   struct ls_import_result result;
   struct ls_error err = LS_ERROR_INIT;
   int64_t start = ls_clock_ns();
+  ls_cli_catch_signals();
   ls_status status = ls_import(&import, &result, &err);
   double seconds = (double)(ls_clock_ns() - start) * 1e-9;
   ls_progress_free(progress.bar);
+  if (status == LS_CANCELLED) return ls_cli_complain(LS_CLI_SIGNAL, "%s", err.text);
   if (status != LS_OK) return ls_cli_fail(&err);
   if (options->format == LS_OUTPUT_JSON)
     print_import_json(arguments[1], &result, seconds);

@@ -4,6 +4,7 @@
 #ifndef LS_DATA_IMPORT_H
 #define LS_DATA_IMPORT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -24,6 +25,7 @@ struct ls_import_options {
   int64_t first_label;          // the source's smallest label, which becomes 0
   const char *images, *labels;  // names of the datasets, in sources that are HDF5 files
   int threads;                  // 0: one a core
+  const atomic_bool *stop;      // set (by a signal): give up, LS_CANCELLED; may be NULL
   // Told now and then, from the calling thread; may be NULL.
   void (*progress)(void *user, const char *what, uint64_t done, uint64_t total);
   // Told of each sample that is skipped; may be NULL.

@@ -293,8 +293,11 @@ static void *run(void *argument) {
   return NULL;
 }
 
+// Called with the lock held.
 static void tell(struct crew *crew) {
   const struct ls_import_options *o = crew->work->options;
+  if (o->stop && atomic_load(o->stop) && crew->status == LS_OK)
+    crew->status = ls_fail(&crew->error, LS_CANCELLED, "the import was stopped; nothing is left of it");
   for (size_t i = 0; i < crew->told_count; i++) {
     if (o->skipped) o->skipped(o->user, crew->told[i]);
     free(crew->told[i]);

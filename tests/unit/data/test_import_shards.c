@@ -457,11 +457,76 @@ static void test_hdf5(void **state) {
   refuse("in.h5", (struct ls_import_options){.images = "y", .labels = "y"}, "must hold uint8 values, not int64");
 }
 
+// ---- whatever the bytes are: an answer, never a crash
+
+static void mutate(const char *name, const char *target, int rounds) {
+  size_t size;
+  uint8_t *good = test_read(name, &size), *bad = malloc(size);
+  uint32_t seed = 7;
+  for (int round = 0; round < rounds; round++) {
+    memcpy(bad, good, size);
+    int changes = 1 + round % 5;
+    for (int i = 0; i < changes; i++) {
+      seed = seed * 1664525 + 1013904223;
+      size_t at = (size_t)((uint64_t)(seed >> 4) * size >> 28);
+      seed = seed * 1664525 + 1013904223;
+      bad[at] = seed & 1 << 30 ? (uint8_t)(seed >> 16) : bad[at] ^ (uint8_t)(1 << (seed >> 20) % 8);
+    }
+    seed = seed * 1664525 + 1013904223;
+    size_t kept = round % 7 == 0 ? (size_t)((uint64_t)(seed >> 4) * size >> 28) : size;
+    test_write(target, bad, kept);
+    struct ls_import_result result;
+    struct ls_error err;
+    ls_status status = import(target, (struct ls_import_options){.skip_damaged = true}, &result, &err);
+    if (status != LS_OK && (!err.text[0] || strchr(err.text, '\n'))) fail_msg("no sentence: %s", err.text);
+  }
+  free(good);
+  free(bad);
+}
+
+static void test_mutations(void **state) {
+  (void)state;
+  struct bytes b = {NULL, 0};
+  for (int64_t i = 0; i < 4; i++) tar_sample(&b, i);
+  put("good.tar", &b);
+  mutate("good.tar", "mutant.tar", 150);
+  for (int64_t i = 0; i < 4; i++) tf_sample(&b, i, true, i % 2);
+  put("good.tf", &b);
+  mutate("good.tf", "mutant.tf", 150);
+  size_t size;
+  uint8_t *image = image_file(0, &size);
+  test_write("good.jpg", image, size);
+  free(image);
+  test_write("mutants.txt", "mutant.jpg 0\n", 13);
+  // A list of one image, of which the bytes change.
+  uint8_t *good = test_read("good.jpg", &size), *bad = malloc(size);
+  for (size_t at = 0; at < size; at += 11) {
+    memcpy(bad, good, size);
+    bad[at] ^= (uint8_t)(1 + at * 37);
+    test_write("mutant.jpg", bad, size);
+    struct ls_import_result result;
+    struct ls_error err;
+    if (import("mutants.txt", (struct ls_import_options){.resize = 8, .crop = 8}, &result, &err) != LS_OK)
+      assert_true(err.text[0] != 0);
+  }
+  free(good);
+  free(bad);
+}
+
+static void test_stop(void **state) {
+  (void)state;
+  atomic_bool stop = true;
+  struct ls_import_result result;
+  struct ls_error err;
+  assert_int_equal(import("good.tar", (struct ls_import_options){.stop = &stop}, &result, &err), LS_CANCELLED);
+  assert_int_not_equal(access(test_path("out.h5.part"), F_OK), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_tar),          cmocka_unit_test(test_bad_tar), cmocka_unit_test(test_tfrecord),
-      cmocka_unit_test(test_bad_tfrecord), cmocka_unit_test(test_lmdb),    cmocka_unit_test(test_bad_lmdb),
-      cmocka_unit_test(test_hdf5),
+      cmocka_unit_test(test_tar),          cmocka_unit_test(test_bad_tar),   cmocka_unit_test(test_tfrecord),
+      cmocka_unit_test(test_bad_tfrecord), cmocka_unit_test(test_lmdb),      cmocka_unit_test(test_bad_lmdb),
+      cmocka_unit_test(test_hdf5),         cmocka_unit_test(test_mutations), cmocka_unit_test(test_stop),
   };
   return cmocka_run_group_tests(tests, test_folder_make, test_folder_remove);
 }
