@@ -1,9 +1,42 @@
 // One pass over a data set with the running statistics. The shards of a batch are dealt out to the workers as in training;
 // every shard's sums are kept and added up in order at the end, so the result does not depend on the number of workers.
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "worker/trainer.h"
+
+enum { VIEWS = 10 };
+static const double view_unit = 0x1p40;
+
+// The shard's probabilities go to the sums of their samples, of which other workers may have views too.
+static void add_views(const struct worker *w, const struct ls_batch *batch, int shard) {
+  struct trainer *t = w->trainer;
+  int64_t classes = ls_graph_classes(t->graph);
+  const float *p = ls_binding_probabilities(w->evaluation_binding);
+  for (int64_t i = shard * t->shard_batch; i < (shard + 1) * t->shard_batch; i++, p += classes) {
+    if (batch->labels[i] < 0) continue;
+    int64_t sample = ((int64_t)batch->index * t->batch + i) / VIEWS;
+    __atomic_store_n(&t->view_labels[sample], batch->labels[i], __ATOMIC_RELAXED);
+    for (int64_t c = 0; c < classes; c++)
+      __atomic_fetch_add(&t->view_sums[sample * classes + c], llrint((double)p[c] * view_unit), __ATOMIC_RELAXED);
+  }
+}
+
+// Metrics of the mean probabilities.
+static void sum_views(struct trainer *t, int64_t samples) {
+  int64_t classes = ls_graph_classes(t->graph);
+  memset(t->evaluation, 0, sizeof t->evaluation);
+  t->evaluation[LS_METRIC_IMAGES] = (double)samples;
+  for (int64_t s = 0; s < samples; s++) {
+    const int64_t *sums = t->view_sums + s * classes;
+    int64_t own = sums[t->view_labels[s]], better = 0;
+    for (int64_t c = 0; c < classes; c++) better += sums[c] > own;
+    t->evaluation[LS_METRIC_TOP1] += better < 1;
+    t->evaluation[LS_METRIC_TOP5] += better < 5;
+    t->evaluation[LS_METRIC_LOSS] -= log(fmax((double)own / (VIEWS * view_unit), 1e-30));
+  }
+}
 
 ls_status worker_evaluate(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
@@ -20,6 +53,7 @@ ls_status worker_evaluate(struct worker *w, struct ls_error *err) {
       status = ls_binding_forward(w->evaluation_binding, NULL, err);
       double *sums = t->evaluation_parts + (b * (uint64_t)t->shards + (uint64_t)shard) * LS_METRICS;
       for (int m = 0; m < LS_METRICS; m++) sums[m] = w->evaluation_metrics[m];
+      if (t->view_sums && status == LS_OK) add_views(w, batch, shard);
     }
     if (t->loader) ls_loader_done(t->loader, batch);
     if (status != LS_OK) return status;
@@ -60,11 +94,17 @@ ls_status trainer_evaluate(struct trainer *t, struct ls_dataset *dataset, const 
   options.first_batch = 0;
   options.batch = t->batch;
   options.consumers = t->workers;
-  t->evaluation_batches = (uint64_t)((ls_dataset_info(dataset)->count + t->batch - 1) / t->batch);
+  int64_t samples = ls_dataset_info(dataset)->count, images = samples * (options.ten_crop ? VIEWS : 1);
+  t->evaluation_batches = (uint64_t)((images + t->batch - 1) / t->batch);
   size_t parts = (size_t)t->evaluation_batches * (size_t)t->shards * LS_METRICS;
   free(t->evaluation_parts);
   t->evaluation_parts = calloc(parts, sizeof *t->evaluation_parts);
   if (!t->evaluation_parts) return ls_fail(err, LS_NO_MEMORY, "no memory for an evaluation");
+  if (options.ten_crop) {
+    t->view_sums = calloc((size_t)(samples * ls_graph_classes(t->graph)), sizeof *t->view_sums);
+    t->view_labels = calloc((size_t)samples, sizeof *t->view_labels);
+    if (!t->view_sums || !t->view_labels) return ls_fail(err, LS_NO_MEMORY, "no memory for an evaluation");
+  }
   LS_TRY(trainer_refresh(t, err));
   LS_TRY(ls_loader_new(&options, &t->loader, err));
   ls_status status = trainer_run(t, COMMAND_EVALUATE, err);
@@ -72,5 +112,10 @@ ls_status trainer_evaluate(struct trainer *t, struct ls_dataset *dataset, const 
   t->loader = training;
   memset(t->evaluation, 0, sizeof t->evaluation);
   for (size_t i = 0; i < parts; i++) t->evaluation[i % LS_METRICS] += t->evaluation_parts[i];
+  if (t->view_sums && status == LS_OK) sum_views(t, samples);
+  free(t->view_sums);
+  free(t->view_labels);
+  t->view_sums = NULL;
+  t->view_labels = NULL;
   return status;
 }

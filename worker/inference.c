@@ -59,6 +59,7 @@ static ls_status evaluate(struct model *m, const struct ls_evaluate_options *o, 
       ls_dataset_check_fits(dataset, in.dim[0], in.dim[1], in.dim[2], ls_graph_classes(m->trainer->graph), err);
   struct ls_loader_options loader;
   trainer_loader_options(m->trainer, m->job, NULL, &loader);
+  loader.ten_crop = o->ten_crop;
   int64_t start = ls_clock_ns();
   if (status == LS_OK) status = trainer_evaluate(m->trainer, dataset, &loader, err);
   ls_dataset_close(dataset);

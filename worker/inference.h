@@ -5,6 +5,7 @@
 #ifndef LS_WORKER_INFERENCE_H
 #define LS_WORKER_INFERENCE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,6 +16,7 @@ struct ls_evaluate_options {
   const char *data;   // "FILE.h5:/group"; NULL: the job's validation data
   unsigned batch;     // images a run; 0: chosen
   unsigned devices;   // 0: one a core
+  bool ten_crop;      // mean probabilities of the corners, the centre and their mirrors (the AlexNet paper's way)
 };
 
 struct ls_evaluate_result {

@@ -99,6 +99,10 @@ struct trainer {
   double evaluation[LS_METRICS];  // result of COMMAND_EVALUATE
   double *evaluation_parts;       // [batches][shards][LS_METRICS], summed in order
   uint64_t evaluation_batches;
+  // Ten images a sample: probabilities summed over them in units of 2^-40, whole numbers so that no order matters
+  // [samples][classes], and labels [samples]; NULL: one image a sample.
+  int64_t *view_sums;
+  int32_t *view_labels;
   struct profile *profile;
 };
 

@@ -320,6 +320,8 @@ void trainer_free(struct trainer *t) {
   free(t->momentum);
   free(t->segments);
   free(t->evaluation_parts);
+  free(t->view_sums);
+  free(t->view_labels);
   pthread_cond_destroy(&t->commanded);
   pthread_cond_destroy(&t->finished);
   pthread_mutex_destroy(&t->lock);

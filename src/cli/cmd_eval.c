@@ -13,6 +13,7 @@
 struct options {
   const char *data;
   uint64_t batch, devices;
+  bool ten_crop;
   enum ls_output_format format;
 };
 
@@ -83,6 +84,7 @@ static int run_eval(struct ls_cli *cli, int count, char **arguments) {
       .data = options->data,
       .batch = (unsigned)options->batch,
       .devices = (unsigned)options->devices,
+      .ten_crop = options->ten_crop,
   };
   struct ls_evaluate_result result;
   if (ls_evaluate(&evaluate, &result, &err) != LS_OK) {
@@ -115,6 +117,8 @@ static const struct ls_option eval_rows[] = {
      "evaluate on these images (the validation data of the job)"},
     {'b', "batch", "N", LS_OPTION_NUMBER, offsetof(struct options, batch), 1, "images computed at once"},
     {'d', "devices", "N", LS_OPTION_NUMBER, offsetof(struct options, devices), 1, "number of devices (all)"},
+    {0, "ten-crop", NULL, LS_OPTION_FLAG, offsetof(struct options, ten_crop), 0,
+     "ten views an image, corners and centre and their mirrors; the mean of their probabilities counts"},
     LS_OPTION_OUTPUT(struct options),
 };
 

@@ -56,6 +56,33 @@ def test_another_job_is_refused():
                          "--fresh").returncode == 0
 
 
+def test_ten_crop():
+    """Images that are their own mirrors and no larger than the network's input have ten equal views; larger ones have not.
+    No number of devices or images a run changes the result."""
+    with Place() as place:
+        write_data(place.path("tiny.h5"), height=32, width=32)
+        assert place.run("train", place.write("job.yaml", JOB), "-O", place.path("run")).returncode == 0
+        model = place.path("run/final.h5")
+        with h5py.File(place.path("tiny.h5")) as tiny, h5py.File(place.path("mirror.h5"), "w") as mirror:
+            half = tiny["test/images"][:, 2:30, 2:16]
+            mirror["test/images"] = numpy.concatenate([half, half[:, :, ::-1]], 2)
+            mirror["test/labels"] = tiny["test/labels"][:]
+
+        def evaluate(*arguments):
+            result = place.run("eval", model, *arguments, "-o", "json")
+            assert result.returncode == 0, result
+            return json.loads(result.stdout)
+
+        one, ten = (evaluate("--data", "mirror.h5:/test", *more) for more in ((), ("--ten-crop",)))
+        assert one["images"] == ten["images"] == 64 and one["accuracy"] == ten["accuracy"], (one, ten)
+        assert abs(one["loss"] - ten["loss"]) < 1e-5, (one, ten)
+        results = [evaluate("--ten-crop", "--devices", devices, "--batch", batch)
+                   for devices, batch in (("1", "32"), ("2", "32"), ("2", "8"))]
+        assert results[0]["images"] == 64 and results[0]["loss"] != evaluate()["loss"]
+        assert len({r["loss"] for r in results[:2]}) == 1, results
+        assert abs(results[2]["loss"] - results[0]["loss"]) < 1e-5, results
+
+
 def test_eval_and_predict():
     with Place() as place:
         write_data(place.path("tiny.h5"))
