@@ -20,7 +20,7 @@ import tempfile
 from compare import HERE, ROOT, processor, run
 
 LOCKSTEP = os.path.join(ROOT, "build", "bin", "lockstep")
-DARKNET_BATCH = 4
+DARKNET_BATCH = 8
 
 
 def bench(network, batch, steps, devices, shards):
@@ -55,7 +55,7 @@ def prepare_darknet(folder):
 
 def darknet_rate(folder):
     """Images a second of the second batch."""
-    process = subprocess.Popen(["darknet", "classifier", "train", "cifar.data", "cifar.cfg"], cwd=folder,
+    process = subprocess.Popen(["stdbuf", "-oL", "darknet", "classifier", "train", "cifar.data", "cifar.cfg"], cwd=folder,
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     seconds = []
     for line in process.stdout:
