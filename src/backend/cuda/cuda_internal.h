@@ -1,0 +1,119 @@
+// The CUDA backend's insides.
+//
+//   layout.c             layouts: row-major, or channels last (all images and their weights)
+//   lower*.c             operations -> kernels and convolutions: preparation, memory between them, order of launches
+//   kernels*.h           the kernels' bodies
+//   device/              what needs CUDA: context, memory, streams, kernels on the device, convolutions by cuDNN
+//   twin.c               the same on the host, for tests: kernels as loops, convolutions as plain loops
+//
+// What is not in device/ includes no header of CUDA and is built everywhere. A `struct cuda_machine` stands between: the
+// lowering launches kernels and convolutions on it and does not know whether it is a GPU.
+#ifndef LS_BACKEND_CUDA_CUDA_INTERNAL_H
+#define LS_BACKEND_CUDA_CUDA_INTERNAL_H
+
+#include "backend/backend.h"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/reduce.h"
+
+struct ls_layout {
+  enum ls_dtype dtype;
+  struct ls_shape shape;
+  bool channels_last;  // memory order N,H,W,C; only of rank 4
+  struct ls_layout *next;
+};
+
+struct cuda_context;
+struct cuda_product;  // a prepared convolution; the machine's own
+
+enum cuda_direction { CUDA_FORWARD, CUDA_BACKWARD_DATA, CUDA_BACKWARD_WEIGHTS };
+
+// A convolution in one of its directions: x [n,h,w,c], w [k,r,s,c/groups], y [n,p,q,k]; two of them in, one out. Fully
+// connected: h = w = r = s = p = q = 1. With `bias` or `relu` the machine may do these too (forward) and says so.
+struct cuda_convolution {
+  enum cuda_direction direction;
+  enum ls_dtype dtype;
+  int64_t n, c, h, w, k, r, s, p, q, groups;
+  int64_t stride[2], dilation[2], before[2], after[2];
+  bool bias, relu;
+};
+
+struct cuda_product_args {
+  void *x, *w, *y;
+  const float *bias;
+  void *scratch;
+};
+
+struct cuda_machine {
+  ls_status (*launch)(struct cuda_context *context, struct ls_stream *stream, enum ls_kernel kernel,
+                      const void *arguments, int64_t n, struct ls_error *err);
+  ls_status (*zero)(struct cuda_context *context, struct ls_stream *stream, void *memory, size_t bytes,
+                    struct ls_error *err);
+  // *fused: bias and relu are part of it. *kernel: a name for people, owned by the context.
+  ls_status (*product_new)(struct cuda_context *context, const struct cuda_convolution *convolution,
+                           struct cuda_product **product, size_t *scratch_bytes, bool *fused, const char **kernel,
+                           struct ls_error *err);
+  void (*product_free)(struct cuda_product *product);
+  ls_status (*product_run)(struct cuda_context *context, struct ls_stream *stream, struct cuda_product *product,
+                           const struct cuda_product_args *args, struct ls_error *err);
+};
+
+// The beginning of a backend context; the machine's own part follows.
+struct cuda_context {
+  const struct cuda_machine *machine;
+  struct ls_layout *layouts;  // interned
+};
+
+// A prepared operation.
+struct cuda_op {
+  ls_status (*run)(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                   const struct ls_op_args *args, struct ls_error *err);
+  struct cuda_product *product;
+  bool fused;
+  size_t product_scratch_bytes;
+  struct ls_reduce reduce;
+};
+
+// ---- layout.c; the first four are functions of ls_backend_ops
+const struct ls_layout *cuda_plain_layout(struct ls_backend *backend, enum ls_dtype dtype, const struct ls_shape *shape,
+                                          bool channels_last);
+bool cuda_layout_equal(const struct ls_layout *a, const struct ls_layout *b);
+size_t cuda_layout_bytes(const struct ls_layout *layout);
+void cuda_layout_format(const struct ls_layout *layout, char *text, size_t size);
+// Rank 4: channels last; others row-major. NULL when memory runs out.
+const struct ls_layout *cuda_own_layout(struct cuda_context *context, enum ls_dtype dtype,
+                                        const struct ls_shape *shape);
+void cuda_layouts_free(struct cuda_context *context);
+// On the host: canonical row-major values to or from `layout`, same type.
+void cuda_to_canonical(const struct ls_layout *layout, const void *memory, void *canonical);
+void cuda_from_canonical(const struct ls_layout *layout, const void *canonical, void *memory);
+
+// ---- lower.c; functions of ls_backend_ops
+ls_status cuda_prepare(struct ls_backend *backend, const struct ls_op_desc *desc, struct ls_op *op,
+                       struct ls_error *err);
+void cuda_op_release(struct ls_backend *backend, struct ls_op *op);
+ls_status cuda_run(struct ls_backend *backend, struct ls_op *op, struct ls_stream *stream,
+                   const struct ls_op_args *args, struct ls_error *err);
+
+// Set op->state->run, workspace, scratch, in_place; LS_UNSUPPORTED without a message: not one of theirs.
+ls_status cuda_lower_elementwise(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
+ls_status cuda_lower_spatial(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
+ls_status cuda_lower_norm(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
+ls_status cuda_lower_loss(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
+ls_status cuda_lower_product(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
+
+// out [c] = sum over the rows of x [rows, c]; scratch: ls_reduce_scratch floats.
+ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
+                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out,
+                          struct ls_error *err);
+static inline int64_t cuda_groups(int64_t n) { return (n + LS_GROUP - 1) / LS_GROUP; }
+// Channels and rows of a tensor that lies [rows, channels]: [N,C,H,W] channels last, [N,C], [C].
+static inline int64_t cuda_channels(const struct ls_tensor_desc *t) { return t->shape.dim[t->shape.rank == 1 ? 0 : 1]; }
+
+// The launch macro of the lowering: kernel by name, arguments in place.
+#define CUDA_LAUNCH(context, stream, name, n, arguments, err) \
+  (context)->machine->launch(context, stream, LS_KERNEL_##name, arguments, n, err)
+
+// The backend of the tests: everything but the device itself.
+const struct ls_backend_ops *ls_backend_cuda_twin(void);
+
+#endif

@@ -1,0 +1,79 @@
+// From operations to kernels: what all of them share. See cuda_internal.h.
+#include <stdlib.h>
+
+#include "backend/cuda/cuda_internal.h"
+
+static ls_status check(const struct ls_op_desc *desc, struct ls_error *err) {
+  if (desc->kind < 0 || desc->kind >= LS_OP_COUNT)
+    return ls_fail(err, LS_UNSUPPORTED, "the CUDA backend has no operation %d", (int)desc->kind);
+  for (int i = 0; i < desc->inputs + desc->outputs; i++) {
+    const struct ls_tensor_desc *t = &desc->tensor[i];
+    if (t->dtype == LS_F64 && desc->kind != LS_OP_REORDER)
+      return ls_fail(err, LS_UNSUPPORTED, "the CUDA backend does not compute in %s", ls_dtype_name(t->dtype));
+    if (ls_shape_elements(&t->shape) <= INT32_MAX) continue;
+    char text[64];
+    return ls_fail(err, LS_UNSUPPORTED, "a tensor of %s has more than 2147483647 values; use more shards",
+                   ls_shape_format(&t->shape, text, sizeof text));
+  }
+  return LS_OK;
+}
+
+// Images and what has their shape lie channels last, all else row-major. A reorder keeps what was asked for.
+static ls_status set_layouts(struct cuda_context *context, struct ls_op *op, struct ls_error *err) {
+  for (int i = 0; i < op->desc.inputs + op->desc.outputs; i++) {
+    struct ls_tensor_desc *t = &op->desc.tensor[i];
+    bool keep = t->layout && (op->desc.kind == LS_OP_REORDER || op->desc.kind == LS_OP_FILL_ZERO);
+    if (!keep) t->layout = cuda_own_layout(context, t->dtype, &t->shape);
+    if (!t->layout) return ls_fail(err, LS_NO_MEMORY, "no memory for a layout");
+  }
+  return LS_OK;
+}
+
+ls_status cuda_prepare(struct ls_backend *backend, const struct ls_op_desc *desc, struct ls_op *op,
+                       struct ls_error *err) {
+  static ls_status (*const lower[])(struct cuda_context *, struct ls_op *, struct ls_error *) = {
+      cuda_lower_elementwise, cuda_lower_spatial, cuda_lower_norm, cuda_lower_loss, cuda_lower_product};
+  *op = (struct ls_op){.ops = backend->ops, .desc = *desc, .kernel = "own"};
+  LS_TRY(check(desc, err));
+  LS_TRY(set_layouts(backend->state, op, err));
+  op->state = calloc(1, sizeof(struct cuda_op));
+  if (!op->state) return ls_fail(err, LS_NO_MEMORY, "no memory for an operation");
+  ls_status status = LS_UNSUPPORTED;
+  const struct cuda_op *state = op->state;
+  for (size_t i = 0; i < sizeof lower / sizeof *lower && status == LS_UNSUPPORTED; i++) {
+    status = lower[i](backend->state, op, err);
+    if (status == LS_UNSUPPORTED && state->run) break;  // it is its own, and it says why not
+  }
+  if (status == LS_UNSUPPORTED && !state->run)
+    ls_fail(err, LS_UNSUPPORTED, "the CUDA backend has no operation %d", (int)desc->kind);
+  if (status != LS_OK) cuda_op_release(backend, op);
+  return status;
+}
+
+void cuda_op_release(struct ls_backend *backend, struct ls_op *op) {
+  const struct cuda_context *context = backend->state;
+  struct cuda_op *state = op->state;
+  if (state && state->product) context->machine->product_free(state->product);
+  free(state);
+  op->state = NULL;
+}
+
+ls_status cuda_run(struct ls_backend *backend, struct ls_op *op, struct ls_stream *stream,
+                   const struct ls_op_args *args, struct ls_error *err) {
+  return ((struct cuda_op *)op->state)->run(backend->state, op, stream, args, err);
+}
+
+ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
+                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out,
+                          struct ls_error *err) {
+  for (int s = 0; s < reduce->stages; s++) {
+    bool last = s == reduce->stages - 1;
+    struct ls_k_column_sum k = {x, last ? out : scratch, dtype, (int32_t)c, reduce->rows[s], reduce->run[s]};
+    int64_t n = reduce->rows[s + 1] * c;
+    LS_TRY(CUDA_LAUNCH(context, stream, column_sum, n, &k, err));
+    x = scratch;
+    dtype = LS_F32;
+    scratch += n;
+  }
+  return LS_OK;
+}
