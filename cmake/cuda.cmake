@@ -89,7 +89,7 @@ else()
   target_link_libraries(ls_cuda INTERFACE ${LS_CUDNN_LIBRARY} ${LS_NCCL_LIBRARY} ${LS_CUDART_LIBRARY} dl rt)
   # The .cu files: without contraction of a*b+c, so that device and host bits are the same; memory bounds them anyway.
   # They are not instrumented by sanitizers (the host side is launchers only).
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.cu)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cuda/device/*.cu)
   add_library(ls_cuda_kernels OBJECT ${sources})
   target_include_directories(ls_cuda_kernels PRIVATE ${CMAKE_SOURCE_DIR}/src)
   set_target_properties(ls_cuda_kernels PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_RUNTIME_LIBRARY None)

@@ -215,6 +215,8 @@ struct ls_backend_ops {
 // The backends of this build; NULL where it was built without.
 const struct ls_backend_ops *ls_backend_cpu(void);
 const struct ls_backend_ops *ls_backend_cuda(void);
+// What was missing where ls_backend_cuda is NULL: "the CUDA toolkit (nvcc)". NULL where nothing was.
+const char *ls_backend_cuda_missing(void);
 // Plain loops in float64 (tensors of LS_F64), row-major: the oracle of the tests.
 const struct ls_backend_ops *ls_backend_reference(void);
 

@@ -1,0 +1,90 @@
+// Sums, activations, moves, dropout: one kernel each. See cuda_internal.h.
+#include "backend/cuda/cuda_internal.h"
+
+static int64_t elements(const struct ls_op *op, int tensor) {
+  return ls_shape_elements(&op->desc.tensor[tensor].shape);
+}
+
+static ls_status run_add(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                         const struct ls_op_args *args, struct ls_error *err) {
+  struct ls_k_add k = {.y = args->tensor[op->desc.inputs],
+                       .inputs = op->desc.inputs,
+                       .relu = op->desc.attributes.relu,
+                       .dtype = op->desc.tensor[0].dtype,
+                       .n = elements(op, 0)};
+  for (int i = 0; i < k.inputs; i++) k.x[i] = args->tensor[i];
+  return CUDA_LAUNCH(context, stream, add, cuda_groups(k.n), &k, err);
+}
+
+static ls_status run_relu(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                          const struct ls_op_args *args, struct ls_error *err) {
+  bool forward = op->desc.kind == LS_OP_RELU_FORWARD;
+  void *const *t = args->tensor;
+  struct ls_k_relu k = {.from = t[forward ? 0 : 1],
+                        .sign = t[0],
+                        .to = t[forward ? 1 : 2],
+                        .slope = op->desc.attributes.slope,
+                        .dtype = op->desc.tensor[0].dtype,
+                        .n = elements(op, 0)};
+  if (forward) return CUDA_LAUNCH(context, stream, relu_forward, cuda_groups(k.n), &k, err);
+  return CUDA_LAUNCH(context, stream, relu_backward, cuda_groups(k.n), &k, err);
+}
+
+static ls_status run_reorder(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                             const struct ls_op_args *args, struct ls_error *err) {
+  const struct ls_tensor_desc *from = &op->desc.tensor[0], *to = &op->desc.tensor[1];
+  struct ls_k_reorder k = {.from = args->tensor[0],
+                           .to = args->tensor[1],
+                           .from_dtype = from->dtype,
+                           .to_dtype = to->dtype,
+                           .from_last = from->layout->channels_last,
+                           .to_last = to->layout->channels_last,
+                           .n = 1,
+                           .c = 1,
+                           .h = 1,
+                           .w = elements(op, 0)};
+  if (from->shape.rank == 4) {
+    k.n = from->shape.dim[0], k.c = from->shape.dim[1];
+    k.h = from->shape.dim[2], k.w = from->shape.dim[3];
+  }
+  return CUDA_LAUNCH(context, stream, reorder, elements(op, 0), &k, err);
+}
+
+static ls_status run_fill(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                          const struct ls_op_args *args, struct ls_error *err) {
+  return context->machine->zero(context, stream, args->tensor[0], cuda_layout_bytes(op->desc.tensor[0].layout), err);
+}
+
+static ls_status run_dropout(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                             const struct ls_op_args *args, struct ls_error *err) {
+  const struct ls_tensor_desc *t = &op->desc.tensor[0];
+  const struct ls_op_attributes *a = &op->desc.attributes;
+  struct ls_k_dropout k = {.from = args->tensor[0],
+                           .to = args->tensor[2],
+                           .step = args->tensor[1],
+                           .layer = a->layer,
+                           .threshold = (uint32_t)((double)a->rate * 4294967296.0),
+                           .scale = 1 / (1 - a->rate),
+                           .dtype = t->dtype,
+                           .c = cuda_channels(t)};
+  k.plane = elements(op, 0) / t->shape.dim[0] / k.c;
+  return CUDA_LAUNCH(context, stream, dropout, t->shape.dim[0] * ((k.c * k.plane + 3) / 4), &k, err);
+}
+
+ls_status cuda_lower_elementwise(struct cuda_context *context, struct ls_op *op, struct ls_error *err) {
+  (void)context;
+  (void)err;
+  struct cuda_op *state = op->state;
+  switch (op->desc.kind) {
+    case LS_OP_ADD: state->run = run_add; break;
+    case LS_OP_RELU_FORWARD:
+    case LS_OP_RELU_BACKWARD: state->run = run_relu; break;
+    case LS_OP_REORDER: state->run = run_reorder; break;
+    case LS_OP_FILL_ZERO: state->run = run_fill; break;
+    case LS_OP_DROPOUT_FORWARD:
+    case LS_OP_DROPOUT_BACKWARD: state->run = run_dropout; break;
+    default: return LS_UNSUPPORTED;
+  }
+  op->in_place = op->desc.kind != LS_OP_REORDER && op->desc.kind != LS_OP_FILL_ZERO;
+  return LS_OK;
+}

@@ -1,0 +1,186 @@
+// Batch norm, its folding, local response norm. See cuda_internal.h.
+//
+// Batch norm's scratch, in floats: inverse deviation [C], then the stages of the sums (reduce.h), twice: moments or the
+// two sums of the backward pass. No mask of the fused ReLU is kept: the backward pass computes the sign again.
+#include "backend/cuda/cuda_internal.h"
+
+// Moments of x [rows, c] into mean and variance [c], and the inverse deviation.
+static ls_status moments(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *r,
+                         const struct ls_k_moments *of, float *mean, float *variance, float *inverse, float epsilon,
+                         struct ls_error *err) {
+  int32_t c = of->c;
+  float *means = of->mean, *squares = of->squares;
+  LS_TRY(CUDA_LAUNCH(context, stream, moments, r->rows[1] * c, of, err));
+  int64_t each = r->run[0];  // rows of x that a partial stands for
+  // One partial is joined too: that makes a variance of it.
+  for (int s = 1; s == 1 || s < r->stages; s++) {
+    bool last = s >= r->stages - 1;
+    int64_t partials = r->rows[s], run = s < r->stages ? r->run[s] : 1, n = last ? c : r->rows[s + 1] * c;
+    float *next = squares + partials * c;
+    struct ls_k_moments_join j = {.mean = means,
+                                  .squares = squares,
+                                  .out_mean = last ? mean : next,
+                                  .out_squares = last ? variance : next + n,
+                                  .inverse = inverse,
+                                  .epsilon = epsilon,
+                                  .c = c,
+                                  .last = last,
+                                  .rows = r->rows[0],
+                                  .each = each,
+                                  .partials = partials,
+                                  .run = run};
+    LS_TRY(CUDA_LAUNCH(context, stream, moments_join, n, &j, err));
+    means = next;
+    squares = next + n;
+    each *= run;
+  }
+  return LS_OK;
+}
+
+static ls_status run_train(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                           const struct ls_op_args *args, struct ls_error *err) {
+  const struct ls_reduce *r = &((struct cuda_op *)op->state)->reduce;
+  const struct ls_tensor_desc *t = &op->desc.tensor[0];
+  int32_t c = (int32_t)cuda_channels(t);
+  void *const *p = args->tensor;
+  float *inverse = args->scratch, *partial = inverse + c;
+  struct ls_k_moments k = {p[0], partial, partial + r->rows[1] * c, t->dtype, c, r->rows[0], r->run[0]};
+  LS_TRY(moments(context, stream, r, &k, p[4], p[5], inverse, op->desc.attributes.epsilon, err));
+  struct ls_k_normalise y = {.x = p[0],
+                             .y = p[3],
+                             .gamma = p[1],
+                             .beta = p[2],
+                             .mean = p[4],
+                             .inverse = inverse,
+                             .dtype = t->dtype,
+                             .c = c,
+                             .relu = op->desc.attributes.relu,
+                             .n = ls_shape_elements(&t->shape)};
+  return CUDA_LAUNCH(context, stream, normalise, cuda_groups(y.n), &y, err);
+}
+
+static ls_status run_infer(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                           const struct ls_op_args *args, struct ls_error *err) {
+  const struct ls_tensor_desc *t = &op->desc.tensor[0];
+  int32_t c = (int32_t)cuda_channels(t);
+  void *const *p = args->tensor;
+  struct ls_k_inverse i = {p[4], args->scratch, op->desc.attributes.epsilon};
+  LS_TRY(CUDA_LAUNCH(context, stream, inverse, c, &i, err));
+  struct ls_k_normalise y = {.x = p[0],
+                             .y = p[5],
+                             .gamma = p[1],
+                             .beta = p[2],
+                             .mean = p[3],
+                             .inverse = args->scratch,
+                             .dtype = t->dtype,
+                             .c = c,
+                             .relu = op->desc.attributes.relu,
+                             .n = ls_shape_elements(&t->shape)};
+  return CUDA_LAUNCH(context, stream, normalise, cuda_groups(y.n), &y, err);
+}
+
+static ls_status run_backward(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                              const struct ls_op_args *args, struct ls_error *err) {
+  const struct ls_reduce *r = &((struct cuda_op *)op->state)->reduce;
+  const struct ls_tensor_desc *t = &op->desc.tensor[0];
+  int32_t c = (int32_t)cuda_channels(t);
+  void *const *p = args->tensor;
+  float *inverse = args->scratch, *dgamma = p[7], *dbeta = p[8];
+  int64_t partial = r->rows[1] * c;
+  bool more = r->stages > 1;
+  float *slopes = inverse + c, *products = slopes + partial, *rest = products + partial;
+  struct ls_k_inverse i = {p[5], inverse, op->desc.attributes.epsilon};
+  LS_TRY(CUDA_LAUNCH(context, stream, inverse, c, &i, err));
+  struct ls_k_bn_backward k = {.x = p[0],
+                               .dy = p[1],
+                               .dx = p[6],
+                               .gamma = p[2],
+                               .beta = p[3],
+                               .mean = p[4],
+                               .inverse = inverse,
+                               .dgamma = dgamma,
+                               .dbeta = dbeta,
+                               .slopes = more ? slopes : dbeta,
+                               .products = more ? products : dgamma,
+                               .dtype = t->dtype,
+                               .c = c,
+                               .relu = op->desc.attributes.relu,
+                               .rows = r->rows[0],
+                               .run = r->run[0]};
+  LS_TRY(CUDA_LAUNCH(context, stream, bn_backward_sums, partial, &k, err));
+  if (more) {
+    struct ls_reduce later = {.stages = r->stages - 1};
+    for (int s = 1; s <= r->stages; s++) later.rows[s - 1] = r->rows[s];
+    for (int s = 1; s < r->stages; s++) later.run[s - 1] = r->run[s];
+    LS_TRY(cuda_column_sum(context, stream, &later, slopes, LS_F32, c, rest, dbeta, err));
+    LS_TRY(cuda_column_sum(context, stream, &later, products, LS_F32, c, rest, dgamma, err));
+  }
+  return CUDA_LAUNCH(context, stream, bn_backward_data, cuda_groups(k.rows * c), &k, err);
+}
+
+static ls_status run_fold(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                          const struct ls_op_args *args, struct ls_error *err) {
+  int bias = op->desc.attributes.has_bias;
+  void *const *p = args->tensor + bias;
+  const struct ls_shape *w = &op->desc.tensor[0].shape;
+  int64_t n = ls_shape_elements(w);
+  struct ls_k_fold k = {.w = args->tensor[0],
+                        .b = bias ? args->tensor[1] : NULL,
+                        .gamma = p[1],
+                        .beta = p[2],
+                        .mean = p[3],
+                        .variance = p[4],
+                        .to_w = p[5],
+                        .to_b = p[6],
+                        .epsilon = op->desc.attributes.epsilon,
+                        .inner = n / w->dim[0]};
+  return CUDA_LAUNCH(context, stream, fold, n, &k, err);
+}
+
+static ls_status run_lrn(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
+                         const struct ls_op_args *args, struct ls_error *err) {
+  const struct ls_op_attributes *a = &op->desc.attributes;
+  bool forward = op->desc.kind == LS_OP_LRN_FORWARD;
+  int64_t n = ls_shape_elements(&op->desc.tensor[0].shape);
+  struct ls_k_lrn k = {.x = args->tensor[0],
+                       .dy = forward ? NULL : args->tensor[1],
+                       .to = args->tensor[forward ? 1 : 2],
+                       .base = a->training || !forward ? args->workspace : NULL,
+                       .dtype = op->desc.tensor[0].dtype,
+                       .c = (int32_t)cuda_channels(&op->desc.tensor[0]),
+                       .half = (int32_t)(a->lrn_size / 2),
+                       .alpha = a->alpha / (float)a->lrn_size,
+                       .beta = a->beta,
+                       .k = a->k};
+  if (forward) return CUDA_LAUNCH(context, stream, lrn_forward, n, &k, err);
+  return CUDA_LAUNCH(context, stream, lrn_backward, n, &k, err);
+}
+
+ls_status cuda_lower_norm(struct cuda_context *context, struct ls_op *op, struct ls_error *err) {
+  (void)context;
+  (void)err;
+  struct cuda_op *state = op->state;
+  const struct ls_tensor_desc *t = &op->desc.tensor[0];
+  int64_t n = ls_shape_elements(&t->shape), c = cuda_channels(t);
+  switch (op->desc.kind) {
+    case LS_OP_BN_FORWARD_TRAIN: state->run = run_train; break;
+    case LS_OP_BN_BACKWARD: state->run = run_backward; break;
+    case LS_OP_BN_FORWARD_INFER:
+      state->run = run_infer;
+      op->scratch_bytes = (size_t)c * sizeof(float);
+      op->in_place = true;
+      return LS_OK;
+    case LS_OP_BN_FOLD: state->run = run_fold; return LS_OK;
+    case LS_OP_LRN_FORWARD:
+      if (op->desc.attributes.training) op->workspace_bytes = (size_t)n * sizeof(float);
+      state->run = run_lrn;
+      return LS_OK;
+    case LS_OP_LRN_BACKWARD: state->run = run_lrn; return LS_OK;
+    default: return LS_UNSUPPORTED;
+  }
+  state->reduce = ls_reduce_of(n / c, c);
+  // A sum of one stage writes its one row to scratch all the same (the moments do).
+  int64_t between = ls_reduce_scratch(&state->reduce, c) + c;
+  op->scratch_bytes = (size_t)(c + 2 * between) * sizeof(float);
+  return LS_OK;
+}

@@ -1,0 +1,169 @@
+// The CUDA backend's twin on the host, for tests: the same layouts, lowering and kernel bodies as on the device, each kernel
+// as a loop over its indices, convolutions as plain loops. Slow by intention. See cuda_internal.h.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_internal.h"
+
+static ls_status launch(struct cuda_context *context, struct ls_stream *stream, enum ls_kernel kernel,
+                        const void *arguments, int64_t n, struct ls_error *err) {
+  (void)context;
+  (void)stream;
+  switch (kernel) {
+#define LOOP(name, type)                                                        \
+  case LS_KERNEL_##name:                                                        \
+    for (int64_t i = 0; i < n; i++) ls_body_##name((const type *)arguments, i); \
+    return LS_OK;
+    LS_KERNELS(LOOP)
+    LS_LANE_KERNELS(LOOP)
+#undef LOOP
+    default: return ls_fail(err, LS_INTERNAL, "there is no kernel %d", (int)kernel);
+  }
+}
+
+static ls_status zero(struct cuda_context *context, struct ls_stream *stream, void *memory, size_t bytes,
+                      struct ls_error *err) {
+  (void)context;
+  (void)stream;
+  (void)err;
+  memset(memory, 0, bytes);
+  return LS_OK;
+}
+
+struct cuda_product {
+  struct cuda_convolution of;
+};
+
+static ls_status product_new(struct cuda_context *context, const struct cuda_convolution *convolution,
+                             struct cuda_product **product, size_t *scratch_bytes, bool *fused, const char **kernel,
+                             struct ls_error *err) {
+  (void)context;
+  *product = malloc(sizeof **product);
+  if (!*product) return ls_fail(err, LS_NO_MEMORY, "no memory for a convolution");
+  (*product)->of = *convolution;
+  *scratch_bytes = 0;
+  *fused = false;  // so that the kernel behind it is tested
+  *kernel = "loop";
+  return LS_OK;
+}
+
+static void product_free(struct cuda_product *product) { free(product); }
+
+// Where tap r of window p lies on axis `i`.
+static int64_t tap(const struct cuda_convolution *c, int i, int64_t p, int64_t r) {
+  return p * c->stride[i] + r * c->dilation[i] - c->before[i];
+}
+
+// One product x * w of an element of y: added to it, or to dx, or to dw. All in float64 (`sums`).
+static void add_product(const struct cuda_convolution *c, const struct cuda_product_args *t, const int64_t y[4],
+                        const int64_t tap_at[3], double *sums) {
+  int64_t row = tap(c, 0, y[1], tap_at[0]), column = tap(c, 1, y[2], tap_at[1]), per_group = c->c / c->groups;
+  if (row < 0 || row >= c->h || column < 0 || column >= c->w) return;
+  int64_t x_at = ((y[0] * c->h + row) * c->w + column) * c->c + y[3] / (c->k / c->groups) * per_group + tap_at[2];
+  int64_t w_at = ((y[3] * c->r + tap_at[0]) * c->s + tap_at[1]) * per_group + tap_at[2];
+  int64_t y_at = ((y[0] * c->p + y[1]) * c->q + y[2]) * c->k + y[3];
+  float xv = c->direction == CUDA_BACKWARD_DATA ? 0 : ls_get(t->x, c->dtype, x_at);
+  float wv = c->direction == CUDA_BACKWARD_WEIGHTS ? 0 : ls_get(t->w, c->dtype, w_at);
+  float yv = c->direction == CUDA_FORWARD ? 0 : ls_get(t->y, c->dtype, y_at);
+  if (c->direction == CUDA_FORWARD) sums[y_at] += (double)xv * (double)wv;
+  if (c->direction == CUDA_BACKWARD_DATA) sums[x_at] += (double)yv * (double)wv;
+  if (c->direction == CUDA_BACKWARD_WEIGHTS) sums[w_at] += (double)xv * (double)yv;
+}
+
+static void add_window(const struct cuda_convolution *c, const struct cuda_product_args *t, int64_t at, double *sums) {
+  int64_t y[4] = {at / c->k / c->q / c->p, at / c->k / c->q % c->p, at / c->k % c->q, at % c->k};
+  for (int64_t r = 0; r < c->r; r++) {
+    for (int64_t s = 0; s < c->s; s++) {
+      for (int64_t i = 0; i < c->c / c->groups; i++) add_product(c, t, y, (int64_t[]){r, s, i}, sums);
+    }
+  }
+}
+
+static ls_status product_run(struct cuda_context *context, struct ls_stream *stream, struct cuda_product *product,
+                             const struct cuda_product_args *t, struct ls_error *err) {
+  (void)context;
+  (void)stream;
+  const struct cuda_convolution *c = &product->of;
+  int64_t x = c->n * c->h * c->w * c->c, w = c->k * c->r * c->s * (c->c / c->groups), y = c->n * c->p * c->q * c->k;
+  int64_t values = c->direction == CUDA_FORWARD ? y : c->direction == CUDA_BACKWARD_DATA ? x : w;
+  void *out = c->direction == CUDA_FORWARD ? t->y : c->direction == CUDA_BACKWARD_DATA ? t->x : t->w;
+  double *sums = calloc((size_t)values, sizeof *sums);
+  if (!sums) return ls_fail(err, LS_NO_MEMORY, "no memory for a convolution");
+  for (int64_t i = 0; i < y; i++) add_window(c, t, i, sums);
+  for (int64_t i = 0; i < values; i++) ls_put(out, c->dtype, i, (float)sums[i]);
+  free(sums);
+  return LS_OK;
+}
+
+static const struct cuda_machine host = {.launch = launch,
+                                         .zero = zero,
+                                         .product_new = product_new,
+                                         .product_free = product_free,
+                                         .product_run = product_run};
+
+// ---- the backend around it: memory is the host's, work is done when the call returns
+
+static ls_status devices(struct ls_device_info *info, int capacity, int *count, struct ls_error *err) {
+  (void)err;
+  *count = 1;
+  if (capacity < 1) return LS_OK;
+  memset(info, 0, sizeof *info);
+  snprintf(info->name, sizeof info->name, "twin0");
+  snprintf(info->description, sizeof info->description, "the CUDA backend's kernels on the host");
+  return LS_OK;
+}
+
+static ls_status open_context(int index, struct ls_backend *backend, struct ls_error *err) {
+  (void)index;
+  struct cuda_context *context = calloc(1, sizeof *context);
+  backend->ops = ls_backend_cuda_twin();
+  backend->state = context;
+  if (!context) return ls_fail(err, LS_NO_MEMORY, "no memory for a context");
+  context->machine = &host;
+  return LS_OK;
+}
+
+static void close_context(struct ls_backend *backend) {
+  if (!backend->state) return;
+  cuda_layouts_free(backend->state);
+  free(backend->state);
+  backend->state = NULL;
+}
+
+static ls_status to_canonical(struct ls_backend *backend, const struct ls_tensor_desc *tensor, const void *memory,
+                              void *canonical, struct ls_error *err) {
+  (void)backend;
+  (void)err;
+  cuda_to_canonical(tensor->layout, memory, canonical);
+  return LS_OK;
+}
+
+static ls_status from_canonical(struct ls_backend *backend, const struct ls_tensor_desc *tensor, const void *canonical,
+                                void *memory, struct ls_error *err) {
+  (void)backend;
+  (void)err;
+  cuda_from_canonical(tensor->layout, canonical, memory);
+  return LS_OK;
+}
+
+const struct ls_backend_ops *ls_backend_cuda_twin(void) {
+  static struct ls_backend_ops ops;
+  const struct ls_backend_ops *memory = ls_backend_reference();  // of the host too
+  ops = *memory;
+  ops.name = "cuda twin";
+  ops.folds = true;
+  ops.devices = devices;
+  ops.open = open_context;
+  ops.close = close_context;
+  ops.plain_layout = cuda_plain_layout;
+  ops.layout_equal = cuda_layout_equal;
+  ops.layout_bytes = cuda_layout_bytes;
+  ops.layout_format = cuda_layout_format;
+  ops.to_canonical = to_canonical;
+  ops.from_canonical = from_canonical;
+  ops.prepare = cuda_prepare;
+  ops.op_release = cuda_op_release;
+  ops.run = cuda_run;
+  return &ops;
+}
