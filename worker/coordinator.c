@@ -283,8 +283,11 @@ static ls_status open_data(struct run *r, struct ls_error *err) {
 
 static ls_status check_kind(const Lockstep__V1__Job *job, struct ls_error *err) {
   if (job->devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU && !ls_backend_cuda()) {
-    return ls_fail(err, LS_UNSUPPORTED,
-                   "key 'devices.kind': gpu was asked for, but this build has no CUDA backend; use cpu or auto");
+    return ls_fail(
+        err, LS_UNSUPPORTED,
+        "key 'devices.kind': gpu was asked for, but this build has no CUDA backend: it was made without %s; use "
+        "cpu or auto",
+        ls_backend_cuda_missing());
   }
   if (job->precision != LOCKSTEP__V1__PRECISION__PRECISION_FLOAT32) {
     return ls_fail(err, LS_UNSUPPORTED, "key 'precision': the CPU computes in float32 only");

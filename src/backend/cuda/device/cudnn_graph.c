@@ -1,0 +1,255 @@
+// See cudnn_graph.h.
+#include "backend/cuda/device/cudnn_graph.h"
+
+#include <string.h>
+
+enum { MOST_CONFIGS = 64 };
+
+void graph_init(struct graph *g, cudnnHandle_t handle) { *g = (struct graph){.handle = handle}; }
+
+void graph_release(struct graph *g) {
+  if (g->pack) cudnnBackendDestroyDescriptor(g->pack);
+  if (g->plan) cudnnBackendDestroyDescriptor(g->plan);
+  if (g->config) cudnnBackendDestroyDescriptor(g->config);
+  for (int i = g->count - 1; i >= 0; i--) cudnnBackendDestroyDescriptor(g->made[i]);
+  *g = (struct graph){.handle = g->handle};
+}
+
+ls_status graph_error(const struct graph *g, struct ls_error *err) {
+  if (g->status == CUDNN_STATUS_SUCCESS) return LS_OK;
+  char why[256] = "";
+  cudnnGetLastErrorString(why, sizeof why);
+  ls_status status = g->status == CUDNN_STATUS_ALLOC_FAILED ? LS_NO_MEMORY
+                     : g->status >= CUDNN_STATUS_NOT_SUPPORTED && g->status < CUDNN_STATUS_INTERNAL_ERROR
+                         ? LS_UNSUPPORTED
+                         : LS_INTERNAL;
+  return ls_fail(err, status, "cuDNN, %s: %s%s%s", g->failed, cudnnGetErrorString(g->status), why[0] ? "; " : "", why);
+}
+
+static bool step(struct graph *g, cudnnStatus_t status, const char *what) {
+  if (g->status != CUDNN_STATUS_SUCCESS) return false;
+  if (status == CUDNN_STATUS_SUCCESS) return true;
+  g->status = status;
+  g->failed = what;
+  return false;
+}
+
+// A new descriptor that the graph owns; NULL after an error.
+static cudnnBackendDescriptor_t new (struct graph *g, cudnnBackendDescriptorType_t type, const char *what) {
+  cudnnBackendDescriptor_t made = NULL;
+  if (g->status != CUDNN_STATUS_SUCCESS) return NULL;
+  if (g->count == GRAPH_DESCRIPTORS) {
+    step(g, CUDNN_STATUS_INTERNAL_ERROR, "too many descriptors in a graph");
+    return NULL;
+  }
+  if (!step(g, cudnnBackendCreateDescriptor(type, &made), what)) return NULL;
+  return g->made[g->count++] = made;
+}
+
+static void set(struct graph *g, cudnnBackendDescriptor_t to, cudnnBackendAttributeName_t name,
+                cudnnBackendAttributeType_t type, int64_t count, const void *values, const char *what) {
+  if (g->status == CUDNN_STATUS_SUCCESS) step(g, cudnnBackendSetAttribute(to, name, type, count, values), what);
+}
+
+static void finalise(struct graph *g, cudnnBackendDescriptor_t descriptor, const char *what) {
+  if (g->status == CUDNN_STATUS_SUCCESS) step(g, cudnnBackendFinalize(descriptor), what);
+}
+
+static cudnnDataType_t data_type(enum ls_dtype dtype) {
+  switch (dtype) {
+    case LS_F16: return CUDNN_DATA_HALF;
+    case LS_BF16: return CUDNN_DATA_BFLOAT16;
+    default: return CUDNN_DATA_FLOAT;
+  }
+}
+
+cudnnBackendDescriptor_t graph_tensor(struct graph *g, int64_t uid, enum ls_dtype dtype, const int64_t nchw[4],
+                                      bool is_virtual) {
+  static const char what[] = "describing a tensor";
+  cudnnBackendDescriptor_t t = new (g, CUDNN_BACKEND_TENSOR_DESCRIPTOR, what);
+  cudnnDataType_t type = data_type(dtype);
+  int64_t alignment = 16, strides[4] = {nchw[1] * nchw[2] * nchw[3], 1, nchw[3] * nchw[1], nchw[1]};
+  set(g, t, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &uid, what);
+  set(g, t, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type, what);
+  set(g, t, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, nchw, what);
+  set(g, t, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, strides, what);
+  set(g, t, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment, what);
+  set(g, t, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &is_virtual, what);
+  finalise(g, t, what);
+  return t;
+}
+
+static void add_operation(struct graph *g, cudnnBackendDescriptor_t operation, const char *what) {
+  finalise(g, operation, what);
+  if (g->status != CUDNN_STATUS_SUCCESS) return;
+  if (g->operations == GRAPH_OPERATIONS)
+    step(g, CUDNN_STATUS_INTERNAL_ERROR, "too many operations in a graph");
+  else
+    g->operation[g->operations++] = operation;
+}
+
+void graph_convolution(struct graph *g, const struct cuda_convolution *c, cudnnBackendDescriptor_t x,
+                       cudnnBackendDescriptor_t w, cudnnBackendDescriptor_t y) {
+  static const char what[] = "describing a convolution";
+  static const struct {
+    cudnnBackendDescriptorType_t type;
+    cudnnBackendAttributeName_t convolution, x, w, y, alpha, beta;
+  } of[] = {
+      [CUDA_FORWARD] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
+                        CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+                        CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
+                        CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
+      [CUDA_BACKWARD_DATA] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
+                              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+                              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+                              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+                              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+                              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
+      [CUDA_BACKWARD_WEIGHTS] = {
+          CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+          CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
+          CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
+          CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
+  cudnnBackendDescriptor_t d = new (g, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR, what);
+  cudnnDataType_t compute = CUDNN_DATA_FLOAT;
+  cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
+  int64_t axes = 2;
+  float one = 1, none = 0;
+  set(g, d, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &axes, what);
+  set(g, d, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &compute, what);
+  set(g, d, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode, what);
+  set(g, d, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, 2, c->before, what);
+  set(g, d, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, 2, c->after, what);
+  set(g, d, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, c->stride, what);
+  set(g, d, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, c->dilation, what);
+  finalise(g, d, what);
+  cudnnBackendDescriptor_t o = new (g, of[c->direction].type, what);
+  set(g, o, of[c->direction].convolution, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d, what);
+  set(g, o, of[c->direction].x, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &x, what);
+  set(g, o, of[c->direction].w, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &w, what);
+  set(g, o, of[c->direction].y, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &y, what);
+  set(g, o, of[c->direction].alpha, CUDNN_TYPE_FLOAT, 1, &one, what);
+  set(g, o, of[c->direction].beta, CUDNN_TYPE_FLOAT, 1, &none, what);
+  add_operation(g, o, what);
+}
+
+void graph_pointwise(struct graph *g, cudnnPointwiseMode_t mode, cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t b,
+                     cudnnBackendDescriptor_t y) {
+  static const char what[] = "describing an elementwise operation";
+  cudnnDataType_t compute = CUDNN_DATA_FLOAT;
+  cudnnBackendDescriptor_t d = new (g, CUDNN_BACKEND_POINTWISE_DESCRIPTOR, what);
+  set(g, d, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode, what);
+  set(g, d, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &compute, what);
+  finalise(g, d, what);
+  cudnnBackendDescriptor_t o = new (g, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR, what);
+  set(g, o, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &d, what);
+  set(g, o, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &x, what);
+  if (b) set(g, o, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &b, what);
+  set(g, o, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &y, what);
+  add_operation(g, o, what);
+}
+
+void graph_finish(struct graph *g) {
+  static const char what[] = "making an operation graph";
+  g->graph = new (g, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR, what);
+  set(g, g->graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle, what);
+  set(g, g->graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, g->operations, g->operation, what);
+  finalise(g, g->graph, what);
+}
+
+// Whether the rules allow the engine of `config`; its number goes to *number.
+static bool allowed(cudnnBackendDescriptor_t config, const struct graph_rules *rules, int64_t *number) {
+  cudnnBackendDescriptor_t engine = NULL;
+  cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
+  int64_t count = 0;
+  bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine) == CUDNN_STATUS_SUCCESS &&
+              cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
+                                       &engine) == CUDNN_STATUS_SUCCESS &&
+              cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &count, number) ==
+                  CUDNN_STATUS_SUCCESS &&
+              cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                       CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes) == CUDNN_STATUS_SUCCESS;
+  for (int64_t i = 0; good && i < count && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++) {
+    if (rules->deterministic && notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) good = false;
+    if (rules->no_tensor_core &&
+        (notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE || notes[i] == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS))
+      good = false;
+  }
+  if (engine) cudnnBackendDestroyDescriptor(engine);
+  return good;
+}
+
+// A plan of `config`, if it can be made.
+static bool make_plan(struct graph *g, cudnnBackendDescriptor_t config) {
+  cudnnBackendDescriptor_t plan = NULL;
+  int64_t count = 0;
+  bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) == CUDNN_STATUS_SUCCESS &&
+              cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle) ==
+                  CUDNN_STATUS_SUCCESS &&
+              cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                       &config) == CUDNN_STATUS_SUCCESS &&
+              cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS &&
+              cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
+                                       &g->workspace_bytes) == CUDNN_STATUS_SUCCESS;
+  if (good)
+    g->plan = plan;
+  else if (plan)
+    cudnnBackendDestroyDescriptor(plan);
+  return good;
+}
+
+// Tries what one kind of heuristics proposes, in its order.
+static bool try_heuristics(struct graph *g, cudnnBackendHeurMode_t mode, const struct graph_rules *rules) {
+  cudnnBackendDescriptor_t heuristics = NULL, configs[MOST_CONFIGS];
+  int64_t count = 0, made = 0;
+  bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heuristics) == CUDNN_STATUS_SUCCESS &&
+              cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                       1, &g->graph) == CUDNN_STATUS_SUCCESS &&
+              cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode) ==
+                  CUDNN_STATUS_SUCCESS &&
+              cudnnBackendFinalize(heuristics) == CUDNN_STATUS_SUCCESS;
+  while (good && made < MOST_CONFIGS &&
+         cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[made]) == CUDNN_STATUS_SUCCESS)
+    made++;
+  good = good && cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                          made, &count, configs) == CUDNN_STATUS_SUCCESS;
+  for (int64_t i = 0; good && !g->plan && i < count && i < made; i++) {
+    if (!allowed(configs[i], rules, &g->engine) || !make_plan(g, configs[i])) continue;
+    g->config = configs[i];
+    configs[i] = NULL;
+  }
+  for (int64_t i = 0; i < made; i++) {
+    if (configs[i]) cudnnBackendDestroyDescriptor(configs[i]);
+  }
+  if (heuristics) cudnnBackendDestroyDescriptor(heuristics);
+  return g->plan != NULL;
+}
+
+ls_status graph_plan(struct graph *g, const struct graph_rules *rules, struct ls_error *err) {
+  static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK};
+  LS_TRY(graph_error(g, err));
+  for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+    if (try_heuristics(g, modes[i], rules)) return LS_OK;
+  }
+  return ls_fail(err, LS_UNSUPPORTED, "cuDNN has no engine for it%s%s", rules->deterministic ? ", deterministic" : "",
+                 rules->no_tensor_core ? ", in full float32" : "");
+}
+
+ls_status graph_run(struct graph *g, int tensors, const int64_t *uids, void *const *pointers, void *workspace,
+                    struct ls_error *err) {
+  static const char what[] = "binding memory";
+  size_t bytes = (size_t)tensors * sizeof *pointers;
+  if (!g->pack || g->workspace != workspace || memcmp(g->pointers, pointers, bytes) != 0) {
+    if (g->pack) cudnnBackendDestroyDescriptor(g->pack);
+    g->pack = NULL;
+    step(g, cudnnBackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &g->pack), what);
+    set(g, g->pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, tensors, uids, what);
+    set(g, g->pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, tensors, pointers, what);
+    set(g, g->pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace, what);
+    finalise(g, g->pack, what);
+    memcpy(g->pointers, pointers, bytes);
+    g->workspace = workspace;
+  }
+  if (g->status == CUDNN_STATUS_SUCCESS) step(g, cudnnBackendExecute(g->handle, g->plan, g->pack), "running");
+  return graph_error(g, err);
+}

@@ -1,0 +1,63 @@
+// Helpers over cuDNN's backend interface: descriptors are made, filled and finalised through a graph that owns them and
+// keeps the first error, so that a convolution is described in a page (cudnn_product.c). One thread at a time.
+//
+//   operations:  graph_tensor, graph_convolution, graph_pointwise
+//   a plan:      graph_finish (the operation graph), then graph_plan: heuristics A, B, fallback; the first engine that is
+//                allowed and can be made ready
+//   running it:  graph_run
+#ifndef LS_BACKEND_CUDA_DEVICE_CUDNN_GRAPH_H
+#define LS_BACKEND_CUDA_DEVICE_CUDNN_GRAPH_H
+
+#include <cudnn.h>
+
+#include "backend/cuda/cuda_internal.h"
+
+enum { GRAPH_DESCRIPTORS = 24, GRAPH_OPERATIONS = 4, GRAPH_TENSORS = 8 };
+
+struct graph {
+  cudnnHandle_t handle;
+  cudnnBackendDescriptor_t made[GRAPH_DESCRIPTORS];  // destroyed with the graph
+  int count;
+  cudnnBackendDescriptor_t operation[GRAPH_OPERATIONS];
+  int operations;
+  cudnnBackendDescriptor_t graph;
+  cudnnStatus_t status;  // the first that was not success
+  const char *failed;    // what was being done then
+  // The plan.
+  cudnnBackendDescriptor_t config, plan;
+  int64_t engine;
+  int64_t workspace_bytes;
+  // The pointers of the last run and the pack made of them.
+  cudnnBackendDescriptor_t pack;
+  void *pointers[GRAPH_TENSORS], *workspace;
+};
+
+// What an engine must not be.
+struct graph_rules {
+  bool deterministic;   // not one that adds in any order
+  bool no_tensor_core;  // float32 as float32: no TF32
+};
+
+void graph_init(struct graph *graph, cudnnHandle_t handle);  // NULL: descriptions only, for tests
+void graph_release(struct graph *graph);
+ls_status graph_error(const struct graph *graph, struct ls_error *err);
+
+// A tensor [n,c,h,w] that lies n,h,w,c. virtual: between two operations, never in memory. Number `uid` in graph_run.
+cudnnBackendDescriptor_t graph_tensor(struct graph *graph, int64_t uid, enum ls_dtype dtype, const int64_t nchw[4],
+                                      bool is_virtual);
+// One of x, w, y is the output: by direction.
+void graph_convolution(struct graph *graph, const struct cuda_convolution *convolution, cudnnBackendDescriptor_t x,
+                       cudnnBackendDescriptor_t w, cudnnBackendDescriptor_t y);
+// y = mode(x, b); b NULL: of one argument.
+void graph_pointwise(struct graph *graph, cudnnPointwiseMode_t mode, cudnnBackendDescriptor_t x,
+                     cudnnBackendDescriptor_t b, cudnnBackendDescriptor_t y);
+void graph_finish(struct graph *graph);
+// LS_UNSUPPORTED where no engine does it.
+ls_status graph_plan(struct graph *graph, const struct graph_rules *rules, struct ls_error *err);
+ls_status graph_run(struct graph *graph, int tensors, const int64_t *uids, void *const *pointers, void *workspace,
+                    struct ls_error *err);
+
+// cudnn_product.c: the operations of a convolution; fused: with its bias and ReLU.
+void device_describe_product(struct graph *graph, const struct cuda_convolution *convolution, bool fused);
+
+#endif

@@ -1,0 +1,89 @@
+// Convolutions and fully connected layers by cuDNN's graph interface. See cuda_internal.h, cudnn_graph.h.
+//
+// Forward with bias or ReLU is first described as one graph; where cuDNN has no engine for that under the rules, the
+// product alone is, and an own kernel does the rest (lower_product.c).
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "backend/cuda/device/cudnn_graph.h"
+#include "backend/cuda/device/device.h"
+
+enum { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_PRODUCT, UID_SUM };
+
+struct cuda_product {
+  struct graph graph;
+  bool bias;  // is one of the graph's tensors
+  char name[32];
+};
+
+// x [n,c,h,w], w [k,c/groups,r,s], y [n,k,p,q]; then, when fused, + bias [1,k,1,1] and ReLU.
+void device_describe_product(struct graph *g, const struct cuda_convolution *c, bool fused) {
+  const int64_t x[4] = {c->n, c->c, c->h, c->w}, w[4] = {c->k, c->c / c->groups, c->r, c->s};
+  const int64_t y[4] = {c->n, c->k, c->p, c->q}, b[4] = {1, c->k, 1, 1};
+  bool bias = fused && c->bias, relu = fused && c->relu;
+  cudnnBackendDescriptor_t xt = graph_tensor(g, UID_X, c->dtype, x, false);
+  cudnnBackendDescriptor_t wt = graph_tensor(g, UID_W, c->dtype, w, false);
+  cudnnBackendDescriptor_t yt = graph_tensor(g, UID_Y, c->dtype, y, false);
+  cudnnBackendDescriptor_t at = bias || relu ? graph_tensor(g, UID_PRODUCT, LS_F32, y, true) : yt;
+  graph_convolution(g, c, xt, wt, at);
+  if (bias) {
+    cudnnBackendDescriptor_t bt = graph_tensor(g, UID_BIAS, LS_F32, b, false);
+    cudnnBackendDescriptor_t to = relu ? graph_tensor(g, UID_SUM, LS_F32, y, true) : yt;
+    graph_pointwise(g, CUDNN_POINTWISE_ADD, at, bt, to);
+    at = to;
+  }
+  if (relu) graph_pointwise(g, CUDNN_POINTWISE_RELU_FWD, at, NULL, yt);
+}
+
+static ls_status plan(struct device_context *context, const struct cuda_convolution *c, bool fused,
+                      struct cuda_product *product, struct ls_error *err) {
+  struct graph_rules rules = {.deterministic = context->exact, .no_tensor_core = c->dtype == LS_F32 && context->exact};
+  graph_init(&product->graph, context->cudnn);
+  device_describe_product(&product->graph, c, fused);
+  graph_finish(&product->graph);
+  ls_status status = graph_plan(&product->graph, &rules, err);
+  if (status == LS_OK)
+    product->bias = fused && c->bias;
+  else
+    graph_release(&product->graph);
+  return status;
+}
+
+ls_status device_product_new(struct cuda_context *base, const struct cuda_convolution *c, struct cuda_product **result,
+                             size_t *scratch_bytes, bool *fused, const char **kernel, struct ls_error *err) {
+  struct device_context *context = (struct device_context *)base;
+  struct cuda_product *product = calloc(1, sizeof *product);
+  if (!product) return ls_fail(err, LS_NO_MEMORY, "no memory for a convolution");
+  *fused = (c->bias || c->relu) && plan(context, c, true, product, NULL) == LS_OK;
+  ls_status status = *fused ? LS_OK : plan(context, c, false, product, err);
+  if (status != LS_OK) {
+    free(product);
+    return ls_error_prefix(err, "a convolution of %lldx%lldx%lldx%lld by %lldx%lldx%lldx%lld in %s", (long long)c->n,
+                           (long long)c->c, (long long)c->h, (long long)c->w, (long long)c->k,
+                           (long long)(c->c / c->groups), (long long)c->r, (long long)c->s, ls_dtype_name(c->dtype));
+  }
+  snprintf(product->name, sizeof product->name, "cudnn engine %lld%s", (long long)product->graph.engine,
+           *fused ? " fused" : "");
+  *scratch_bytes = (size_t)product->graph.workspace_bytes;
+  *kernel = product->name;
+  *result = product;
+  return LS_OK;
+}
+
+void device_product_free(struct cuda_product *product) {
+  graph_release(&product->graph);
+  free(product);
+}
+
+ls_status device_product_run(struct cuda_context *base, struct ls_stream *stream, struct cuda_product *product,
+                             const struct cuda_product_args *args, struct ls_error *err) {
+  struct device_context *context = (struct device_context *)base;
+  static const int64_t uids[] = {UID_X, UID_W, UID_Y, UID_BIAS};
+  void *pointers[] = {args->x, args->w, args->y, (void *)(uintptr_t)args->bias};
+  cudaStream_t on = device_stream(context, stream), now = NULL;
+  if (cudnnGetStream(context->cudnn, &now) != CUDNN_STATUS_SUCCESS || now != on) {
+    if (cudnnSetStream(context->cudnn, on) != CUDNN_STATUS_SUCCESS)
+      return ls_fail(err, LS_INTERNAL, "cuDNN does not take the stream");
+  }
+  return graph_run(&product->graph, product->bias ? 4 : 3, uids, pointers, args->scratch, err);
+}
