@@ -28,7 +28,7 @@ LS_LANE_KERNELS(DEFINE)
 
 unsigned blocks_for(int64_t n, int per_block) {
   int64_t blocks = (n + per_block - 1) / per_block;
-  return (unsigned)(blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS);
+  return (unsigned)(blocks < MAX_BLOCKS ? blocks : (int64_t)MAX_BLOCKS);
 }
 
 }  // namespace
