@@ -70,7 +70,9 @@ LS_BODY void ls_body_epilogue(const struct ls_k_epilogue *k, int64_t i) {
   int size = ls_group_size(k->n, i), c = (int)(i * LS_GROUP % k->c);
   float v[LS_GROUP], z[LS_GROUP];
   ls_get_group(k->x, k->dtype, i, size, v);
-  if (k->z) ls_get_group(k->z, k->dtype, i, size, z);
+  if (k->z) {
+    ls_get_group(k->z, k->dtype, i, size, z);
+  }
   LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
     if (k->bias) v[l] += k->bias[c];
     if (k->z) v[l] += z[l];

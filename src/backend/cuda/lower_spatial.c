@@ -1,4 +1,6 @@
 // Pooling and the option A shortcut. See cuda_internal.h.
+#include <inttypes.h>
+
 #include "backend/cuda/cuda_internal.h"
 
 static ls_status run_pool(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
@@ -59,8 +61,9 @@ ls_status cuda_lower_spatial(struct cuda_context *context, struct ls_op *op, str
     default: return LS_UNSUPPORTED;
   }
   if (a->pool == LS_POOL_MAX && a->kernel[0] * a->kernel[1] > UINT16_MAX) {
-    return ls_fail(err, LS_UNSUPPORTED, "a maximum over windows of %lld positions: the CUDA backend goes up to %d",
-                   (long long)(a->kernel[0] * a->kernel[1]), UINT16_MAX);
+    return ls_fail(err, LS_UNSUPPORTED,
+                   "a maximum over windows of %" PRId64 " positions: the CUDA backend goes up to %d",
+                   a->kernel[0] * a->kernel[1], UINT16_MAX);
   }
   if (op->desc.kind == LS_OP_POOL_FORWARD && a->pool == LS_POOL_MAX && a->training)
     op->workspace_bytes = (size_t)ls_shape_elements(&op->desc.tensor[1].shape) * sizeof(uint16_t);
