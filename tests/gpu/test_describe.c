@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -39,7 +40,7 @@ static void describe(struct cuda_convolution c) {
       c.dtype = types[i / 4];
       c.bias = i & 1, c.relu = i & 2;
       if (direction != CUDA_FORWARD && (i & 3)) continue;
-      graph_init(&graph, NULL);
+      graph_init_for(&graph, NULL);
       device_describe_product(&graph, &c, true);
       if (graph_error(&graph, &err) != LS_OK) fail_msg("direction %d: %s", direction, err.text);
       assert_int_equal(graph.operations, 1 + c.bias + c.relu);
@@ -64,12 +65,62 @@ static void test_wrong_description(void **state) {
   struct ls_error err = LS_ERROR_INIT;
   struct cuda_convolution c = convolution(64, 64, 14, 3, 1, 1);
   c.p = 99;  // not what the window gives
-  graph_init(&graph, NULL);
+  graph_init_for(&graph, NULL);
   device_describe_product(&graph, &c, true);
   assert_int_not_equal(graph_error(&graph, &err), LS_OK);
   assert_non_null(strstr(err.text, "describing a convolution"));
   assert_int_equal(graph.operations, 0);
   graph_release(&graph);
+}
+
+// An H200, as cuDNN describes it: plans are made for it without one.
+static const char h200[] =
+    "{\"cudaDeviceId\":0,\"deviceVer\":900,\"driverVer\":13000,\"maxGridSize\":[2147483647,65535,65535],"
+    "\"maxBlockSize\":[1024,1024,64],\"regsPerBlock\":65536,\"multiProcessorCount\":132,\"warpSize\":32,"
+    "\"maxSharedMemoryPerBlock\":49152,\"maxSharedMemoryPerBlockOptin\":232448,\"reservedSharedMemoryPerBlock\":1024,"
+    "\"maxRegistersPerSM\":65536,\"maxCtasPerSM\":32,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":2048,"
+    "\"pciDeviceId\":0,\"isTccDriver\":0,\"supportCoopLaunch\":1,\"smClockRateKHz\":1980000,"
+    "\"memClockRateKHz\":3201000,\"l2CacheSize\":62914560,\"totalGlobalMem\":150000000000,"
+    "\"deviceName\":\"NVIDIA H200\"}";
+
+static ls_status plan_for(const struct cuda_convolution *c, bool fused, struct graph *graph, struct ls_error *err) {
+  struct graph_rules rules = {.deterministic = true, .no_tensor_core = c->dtype == LS_F32};
+  graph_init_for(graph, h200);
+  device_describe_product(graph, c, fused);
+  graph_finish(graph);
+  return graph_plan(graph, &rules, err);
+}
+
+// Every convolution of the networks has a deterministic engine, float32 without TF32.
+static void test_plans(void **state) {
+  (void)state;
+  static const char *const names[] = {"forward", "backward data", "backward weights"};
+  struct cuda_convolution all[] = {convolution(3, 64, 224, 7, 2, 1),    convolution(64, 256, 56, 1, 1, 1),
+                                   convolution(512, 512, 7, 3, 2, 1),   convolution(96, 256, 27, 5, 1, 2),
+                                   convolution(9216, 4096, 1, 1, 1, 1), convolution(1, 6, 28, 5, 1, 1),
+                                   convolution(16, 16, 32, 3, 1, 1)};
+  static const enum ls_dtype types[] = {LS_F32, LS_BF16, LS_F16};
+  int missing = 0;
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    for (int j = 0; j < 12; j++) {
+      struct cuda_convolution c = all[i];
+      struct graph graph;
+      struct ls_error err = LS_ERROR_INIT;
+      c.direction = j % 4 == 3 ? CUDA_FORWARD : (enum cuda_direction)(j % 4);
+      c.dtype = types[j / 4];
+      c.bias = c.relu = j % 4 == 3;
+      ls_status status = plan_for(&c, c.bias, &graph, &err);
+      printf("%5d -> %4d, %dx%d at %3d, %-8s %s%s: ", (int)c.c, (int)c.k, (int)c.r, (int)c.s, (int)c.h,
+             ls_dtype_name(c.dtype), names[c.direction], c.bias ? " + bias + relu" : "");
+      if (status == LS_OK)
+        printf("engine %d, %.1f MiB\n", (int)graph.engine, (double)graph.workspace_bytes / 1048576);
+      else
+        printf("%s\n", err.text);
+      missing += status != LS_OK && !c.bias;
+      graph_release(&graph);
+    }
+  }
+  assert_int_equal(missing, 0);
 }
 
 static void test_no_gpu(void **state) {
@@ -89,6 +140,6 @@ static void test_no_gpu(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_descriptions), cmocka_unit_test(test_wrong_description),
-                                     cmocka_unit_test(test_no_gpu)};
+                                     cmocka_unit_test(test_plans), cmocka_unit_test(test_no_gpu)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,25 +7,6 @@ enum { MOST_CONFIGS = 64 };
 
 void graph_init(struct graph *g, cudnnHandle_t handle) { *g = (struct graph){.handle = handle}; }
 
-void graph_release(struct graph *g) {
-  if (g->pack) cudnnBackendDestroyDescriptor(g->pack);
-  if (g->plan) cudnnBackendDestroyDescriptor(g->plan);
-  if (g->config) cudnnBackendDestroyDescriptor(g->config);
-  for (int i = g->count - 1; i >= 0; i--) cudnnBackendDestroyDescriptor(g->made[i]);
-  *g = (struct graph){.handle = g->handle};
-}
-
-ls_status graph_error(const struct graph *g, struct ls_error *err) {
-  if (g->status == CUDNN_STATUS_SUCCESS) return LS_OK;
-  char why[256] = "";
-  cudnnGetLastErrorString(why, sizeof why);
-  ls_status status = g->status == CUDNN_STATUS_ALLOC_FAILED ? LS_NO_MEMORY
-                     : g->status >= CUDNN_STATUS_NOT_SUPPORTED && g->status < CUDNN_STATUS_INTERNAL_ERROR
-                         ? LS_UNSUPPORTED
-                         : LS_INTERNAL;
-  return ls_fail(err, status, "cuDNN, %s: %s%s%s", g->failed, cudnnGetErrorString(g->status), why[0] ? "; " : "", why);
-}
-
 static bool step(struct graph *g, cudnnStatus_t status, const char *what) {
   if (g->status != CUDNN_STATUS_SUCCESS) return false;
   if (status == CUDNN_STATUS_SUCCESS) return true;
@@ -53,6 +34,35 @@ static void set(struct graph *g, cudnnBackendDescriptor_t to, cudnnBackendAttrib
 
 static void finalise(struct graph *g, cudnnBackendDescriptor_t descriptor, const char *what) {
   if (g->status == CUDNN_STATUS_SUCCESS) step(g, cudnnBackendFinalize(descriptor), what);
+}
+
+void graph_init_for(struct graph *g, const char *properties) {
+  static const char what[] = "describing a GPU";
+  graph_init(g, NULL);
+  if (!properties) return;
+  g->device = new (g, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, what);
+  set(g, g->device, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, (int64_t)strlen(properties) + 1,
+      properties, what);
+  finalise(g, g->device, what);
+}
+
+void graph_release(struct graph *g) {
+  if (g->pack) cudnnBackendDestroyDescriptor(g->pack);
+  if (g->plan) cudnnBackendDestroyDescriptor(g->plan);
+  if (g->config) cudnnBackendDestroyDescriptor(g->config);
+  for (int i = g->count - 1; i >= 0; i--) cudnnBackendDestroyDescriptor(g->made[i]);
+  *g = (struct graph){.handle = g->handle};
+}
+
+ls_status graph_error(const struct graph *g, struct ls_error *err) {
+  if (g->status == CUDNN_STATUS_SUCCESS) return LS_OK;
+  char why[256] = "";
+  cudnnGetLastErrorString(why, sizeof why);
+  ls_status status = g->status == CUDNN_STATUS_ALLOC_FAILED ? LS_NO_MEMORY
+                     : g->status >= CUDNN_STATUS_NOT_SUPPORTED && g->status < CUDNN_STATUS_INTERNAL_ERROR
+                         ? LS_UNSUPPORTED
+                         : LS_INTERNAL;
+  return ls_fail(err, status, "cuDNN, %s: %s%s%s", g->failed, cudnnGetErrorString(g->status), why[0] ? "; " : "", why);
 }
 
 static cudnnDataType_t data_type(enum ls_dtype dtype) {
@@ -152,7 +162,7 @@ void graph_pointwise(struct graph *g, cudnnPointwiseMode_t mode, cudnnBackendDes
 void graph_finish(struct graph *g) {
   static const char what[] = "making an operation graph";
   g->graph = new (g, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR, what);
-  set(g, g->graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle, what);
+  if (g->handle) set(g, g->graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle, what);
   set(g, g->graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, g->operations, g->operation, what);
   finalise(g, g->graph, what);
 }
@@ -184,8 +194,10 @@ static bool make_plan(struct graph *g, cudnnBackendDescriptor_t config) {
   cudnnBackendDescriptor_t plan = NULL;
   int64_t count = 0;
   bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) == CUDNN_STATUS_SUCCESS &&
-              cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle) ==
-                  CUDNN_STATUS_SUCCESS &&
+              (g->device ? cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
+                                                    CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &g->device)
+                         : cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1,
+                                                    &g->handle)) == CUDNN_STATUS_SUCCESS &&
               cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
                                        &config) == CUDNN_STATUS_SUCCESS &&
               cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS &&
@@ -202,12 +214,15 @@ static bool make_plan(struct graph *g, cudnnBackendDescriptor_t config) {
 static bool try_heuristics(struct graph *g, cudnnBackendHeurMode_t mode, const struct graph_rules *rules) {
   cudnnBackendDescriptor_t heuristics = NULL, configs[MOST_CONFIGS];
   int64_t count = 0, made = 0;
-  bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heuristics) == CUDNN_STATUS_SUCCESS &&
-              cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                       1, &g->graph) == CUDNN_STATUS_SUCCESS &&
-              cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode) ==
-                  CUDNN_STATUS_SUCCESS &&
-              cudnnBackendFinalize(heuristics) == CUDNN_STATUS_SUCCESS;
+  bool good =
+      cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heuristics) == CUDNN_STATUS_SUCCESS &&
+      cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                               &g->graph) == CUDNN_STATUS_SUCCESS &&
+      cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode) ==
+          CUDNN_STATUS_SUCCESS &&
+      (!g->device || cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP,
+                                              CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &g->device) == CUDNN_STATUS_SUCCESS) &&
+      cudnnBackendFinalize(heuristics) == CUDNN_STATUS_SUCCESS;
   while (good && made < MOST_CONFIGS &&
          cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[made]) == CUDNN_STATUS_SUCCESS)
     made++;

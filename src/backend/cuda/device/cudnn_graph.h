@@ -16,6 +16,7 @@ enum { GRAPH_DESCRIPTORS = 24, GRAPH_OPERATIONS = 4, GRAPH_TENSORS = 8 };
 
 struct graph {
   cudnnHandle_t handle;
+  cudnnBackendDescriptor_t device;                   // of a graph for a GPU that is not here
   cudnnBackendDescriptor_t made[GRAPH_DESCRIPTORS];  // destroyed with the graph
   int count;
   cudnnBackendDescriptor_t operation[GRAPH_OPERATIONS];
@@ -38,7 +39,9 @@ struct graph_rules {
   bool no_tensor_core;  // float32 as float32: no TF32
 };
 
-void graph_init(struct graph *graph, cudnnHandle_t handle);  // NULL: descriptions only, for tests
+void graph_init(struct graph *graph, cudnnHandle_t handle);
+// For a GPU that is not here, by its properties in cuDNN's JSON: plans can be made, not run. NULL: descriptions only.
+void graph_init_for(struct graph *graph, const char *properties);
 void graph_release(struct graph *graph);
 ls_status graph_error(const struct graph *graph, struct ls_error *err);
 
