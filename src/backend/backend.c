@@ -1,5 +1,9 @@
-// Backends that this build lacks.
+// Backends that this build lacks, and the one that only plans.
 #include "backend/backend.h"
+
+#include "backend/cuda/cuda_internal.h"
+
+const struct ls_backend_ops *ls_backend_cuda_planner(void) { return ls_backend_cuda_twin(); }
 
 #ifdef LS_HAVE_CUDA
 const char *ls_backend_cuda_missing(void) { return NULL; }

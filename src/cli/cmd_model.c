@@ -8,13 +8,15 @@
 #include "backend/backend.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/memory.h"
 #include "graph/graph.h"
 #include "graph/plan.h"
 #include "spec/spec.h"
 
 struct options {
-  bool plan, inference;
+  bool plan, inference, memory;
   uint64_t batch, shards;
+  struct memory_options of_memory;
   enum ls_output_format format;
 };
 
@@ -126,8 +128,9 @@ static void add_layer(struct ls_table *table, const struct ls_layer_summary *lay
   add_bytes(table, layer->activations);
 }
 
+// `memory`: what to say about memory, a line of its own in JSON; may be empty.
 static void print_layers(const Lockstep__V1__Network *network, const struct ls_graph *graph,
-                         enum ls_output_format format) {
+                         enum ls_output_format format, const struct ls_string *memory) {
   struct ls_shape input = ls_graph_input_shape(graph);
   char shape[64];
   if (format == LS_OUTPUT_TABLE) {
@@ -149,6 +152,7 @@ static void print_layers(const Lockstep__V1__Network *network, const struct ls_g
   add_bytes(table, sum.activations);
   if (format == LS_OUTPUT_TABLE) {
     ls_table_print(table, format, 1, stdout);
+    fputs(ls_string_text(memory), stdout);
     return;
   }
   struct ls_string text = LS_STRING_INIT;
@@ -159,6 +163,7 @@ static void print_layers(const Lockstep__V1__Network *network, const struct ls_g
   fputs(ls_string_text(&text), stdout);
   ls_string_release(&text);
   ls_table_print(table, format, 1, stdout);
+  if (memory->size) printf(",\n \"memory\": %s\n", ls_string_text(memory));
   puts("}");
 }
 
@@ -199,8 +204,12 @@ static int run_show(struct ls_cli *cli, int count, char **arguments) {
   struct ls_graph *graph;
   int code = load(arguments[0], &network, &graph, &err);
   if (code != LS_CLI_OK) return code;
-  print_layers(network, graph, options->format);
-  if (options->plan && options->format == LS_OUTPUT_TABLE) code = print_plan(options, graph);
+  struct ls_string memory = LS_STRING_INIT;
+  if (options->memory)
+    code = memory_describe(&options->of_memory, options->batch, options->shards, graph, options->format, &memory);
+  if (code == LS_CLI_OK) print_layers(network, graph, options->format, &memory);
+  if (code == LS_CLI_OK && options->plan && options->format == LS_OUTPUT_TABLE) code = print_plan(options, graph);
+  ls_string_release(&memory);
   unload(network, graph);
   return code;
 }
@@ -219,8 +228,20 @@ const struct ls_command ls_cmd_model_list = {
 static const struct ls_option show_rows[] = {
     {'p', "plan", NULL, LS_OPTION_FLAG, offsetof(struct options, plan), 0,
      "and the operations, kernels, layouts and memory of one shard"},
-    {'b', "batch", "N", LS_OPTION_NUMBER, offsetof(struct options, batch), 1, "images a step, for --plan (256)"},
-    {0, "shards", "N", LS_OPTION_NUMBER, offsetof(struct options, shards), 1, "parts of the batch, for --plan (8)"},
+    {'m', "memory", NULL, LS_OPTION_FLAG, offsetof(struct options, memory), 0,
+     "and the memory that training takes on each device, by kind, and the largest batch that fits"},
+    {'b', "batch", "N", LS_OPTION_NUMBER, offsetof(struct options, batch), 1,
+     "images a step, for --plan and --memory (256)"},
+    {0, "shards", "N", LS_OPTION_NUMBER, offsetof(struct options, shards), 1,
+     "parts of the batch, for --plan and --memory (8)"},
+    {0, "devices", "N", LS_OPTION_NUMBER, offsetof(struct options, of_memory.devices), 1,
+     "devices that share the batch, for --memory (1)"},
+    {0, "kind", "cpu|gpu", LS_OPTION_TEXT, offsetof(struct options, of_memory.kind), 0,
+     "of the devices, for --memory (gpu; float32: cpu)"},
+    {0, "precision", "NAME", LS_OPTION_TEXT, offsetof(struct options, of_memory.precision), 0,
+     "float32, tf32, bfloat16 or float16, for --memory (float32)"},
+    {0, "device-memory", "GIB", LS_OPTION_REAL, offsetof(struct options, of_memory.device_gib), 0,
+     "memory of a device, for --memory (gpu: 80; cpu: this machine's)"},
     {0, "inference", NULL, LS_OPTION_FLAG, offsetof(struct options, inference), 0, "the plan without backward pass"},
     LS_OPTION_OUTPUT(struct options),
 };

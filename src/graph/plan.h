@@ -84,6 +84,20 @@ size_t ls_plan_activation_bytes(const struct ls_plan *plan);
 size_t ls_plan_folded_bytes(const struct ls_plan *plan);  // 0 in training
 size_t ls_plan_input_bytes(const struct ls_plan *plan);   // what the loader must deliver for one run, float32
 
+size_t ls_plan_scratch_bytes(
+    const struct ls_plan *plan);  // part of the activations: what operations need while they run
+size_t ls_plan_unshared_bytes(const struct ls_plan *plan);  // the activations if nothing were reused; without scratch
+
+// One buffer of the activation slab. Strings live as long as the plan.
+struct ls_plan_buffer {
+  const char *layer, *operation;  // that writes it, or whose workspace it is
+  const char *what;               // "output", "workspace", "scratch"
+  size_t bytes;
+};
+// The largest buffers, larger ones first; those that lie in the memory of another are left out. Returns how many, at most
+// `capacity`.
+int ls_plan_largest_buffers(const struct ls_plan *plan, struct ls_plan_buffer *buffers, int capacity);
+
 struct ls_plan_memory {
   void *parameters;   // device
   void *gradients;    // device; NULL for inference (metrics then go to `metrics`)

@@ -64,6 +64,26 @@ def test_models():
         complains(place, 4, "model", "show", "lenet-coffee", says="lenet-coffee")
 
 
+def test_model_memory():
+    with Place() as place:
+        ask = ("model", "show", "resnet50", "--memory", "--batch", "256", "--precision", "bfloat16")
+        memory = json.loads(place.run(*ask, "-o", "json").stdout)["memory"]
+        assert memory["kind"] == "gpu" and memory["shards"] == 8 and memory["device_memory_bytes"] == 80 * 2**30, memory
+        assert sum(memory["bytes"].values()) == memory["total_bytes"] < 80 * 2**30 and memory["largest"], memory
+        text = place.run(*ask).stdout
+        assert "on 1 GPU, on each" in text and "activations and workspaces" in text and "not counted" in text.lower(), text
+        assert f"fits into 80.0 GiB (--device-memory); the largest batch that fits is {memory['largest_batch']:,}." in text
+        small = place.run(*ask, "--device-memory", "1").stdout
+        assert "A batch of 256 does not fit into 1.0 GiB (--device-memory); the largest batch that fits is" in small, small
+        none = place.run(*ask, "--device-memory", "0.1").stdout
+        assert "not even one image a shard, a batch of 8, fits." in none, none
+        assert "on 1 CPU worker" in place.run("model", "show", "lenet5", "--memory").stdout
+        complains(place, 2, *ask[:4], "--precision", "int8", says="allowed are float32, tf32, bfloat16 and float16")
+        complains(place, 2, *ask[:4], "--kind", "tpu", says="allowed are cpu and gpu")
+        complains(place, 2, *ask, "--kind", "cpu", says="the cpu trains in float32 only")
+        complains(place, 2, *ask, "--devices", "3", says="8 shards cannot be split over 3 devices")
+
+
 def test_dry_run_reads_back():
     with Place() as place:
         write_data(place.path("tiny.h5"))

@@ -1,0 +1,161 @@
+// The predicted memory of a training: on the CPU it is what the trainer allocates; on GPUs it is what the plan says, grows
+// with the batch, shrinks with the devices; the largest batch fits and the next does not.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+//
+#include <cmocka.h>
+#include <string.h>
+
+#include "spec/spec.h"
+#include "worker/footprint.h"
+#include "worker/trainer.h"
+
+static Lockstep__V1__Network *network;
+static struct ls_graph *graph;
+
+static void load(const char *name) {
+  struct ls_error err = LS_ERROR_INIT;
+  if (ls_spec_load_network(name, NULL, &network, &err) != LS_OK) fail_msg("%s", err.text);
+  if (ls_graph_build(network, &graph, &err) != LS_OK) fail_msg("%s", err.text);
+}
+
+static void unload(void) {
+  ls_graph_free(graph);
+  lockstep__v1__network__free_unpacked(network, NULL);
+}
+
+static struct ls_footprint predict(const struct ls_footprint_options *options) {
+  struct ls_footprint f;
+  struct ls_error err = LS_ERROR_INIT;
+  if (ls_footprint_predict(graph, options, &f, &err) != LS_OK) fail_msg("%s", err.text);
+  uint64_t sum = 0;
+  for (int i = 0; i < LS_FOOTPRINT_KINDS; i++) sum += f.bytes[i];
+  assert_int_equal(sum, f.total_bytes);
+  return f;
+}
+
+static void test_cpu_is_what_the_trainer_takes(void **state) {
+  (void)state;
+  static const char *const names[] = {"lenet-caffe", "resnet20"};
+  for (size_t n = 0; n < 2; n++) {
+    load(names[n]);
+    struct ls_footprint_options options = {
+        .precision = LOCKSTEP__V1__PRECISION__PRECISION_FLOAT32, .batch = 16, .shards = 4, .devices = 2};
+    struct trainer_options how = {
+        .network = network, .batch = 16, .shards = 4, .workers = 2, .training = true, .evaluation = true};
+    struct ls_footprint f = predict(&options);
+    struct trainer *t;
+    struct ls_error err = LS_ERROR_INIT;
+    if (trainer_new(&how, NULL, &t, &err) != LS_OK) fail_msg("%s", err.text);
+    uint64_t activations = t->worker[0].activation_bytes + t->worker[1].activation_bytes;
+    assert_int_equal(f.bytes[LS_FOOTPRINT_WEIGHTS], (uint64_t)t->parameter_floats * sizeof(float));
+    assert_int_equal(f.bytes[LS_FOOTPRINT_MOMENTUM], (uint64_t)t->learned_floats * sizeof(float));
+    assert_int_equal(f.bytes[LS_FOOTPRINT_GRADIENTS], (uint64_t)t->gradient_floats * sizeof(float) * 2 * 2);
+    assert_int_equal(
+        f.bytes[LS_FOOTPRINT_ACTIVATIONS] + f.bytes[LS_FOOTPRINT_SCRATCH] + f.bytes[LS_FOOTPRINT_EVALUATION],
+        activations);
+    assert_int_equal(f.bytes[LS_FOOTPRINT_FACTORS] > 0, t->factor_bytes > 0);
+    assert_int_equal(f.bytes[LS_FOOTPRINT_EXCHANGE], 0);
+    trainer_free(t);
+    unload();
+  }
+}
+
+static struct ls_footprint_options gpus(Lockstep__V1__Precision precision, uint64_t batch, unsigned shards,
+                                        unsigned devices) {
+  return (struct ls_footprint_options){
+      .gpu = true, .precision = precision, .batch = batch, .shards = shards, .devices = devices};
+}
+
+// Against the plan itself, asked for directly.
+static void test_gpu_is_the_plan(void **state) {
+  (void)state;
+  load("resnet50");
+  struct ls_footprint_options options = gpus(LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16, 256, 8, 4);
+  struct ls_footprint f = predict(&options);
+  struct ls_backend backend;
+  struct ls_plan *plan;
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_plan_options how = {.batch = 32, .training = true, .dtype = LS_BF16, .loss_images = 256};
+  assert_int_equal(ls_backend_cuda_planner()->open(0, &backend, &err), LS_OK);
+  if (ls_plan_build(graph, &backend, &how, &plan, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_int_equal(f.bytes[LS_FOOTPRINT_WEIGHTS], ls_plan_parameter_bytes(plan));
+  assert_int_equal(f.bytes[LS_FOOTPRINT_MOMENTUM], (ls_plan_learned_bytes(plan) + 3) / 4);
+  assert_int_equal(f.bytes[LS_FOOTPRINT_GRADIENTS], 2 * ls_plan_gradient_bytes(plan));
+  assert_int_equal(f.bytes[LS_FOOTPRINT_EXCHANGE], 3 * ((ls_plan_gradient_bytes(plan) + 3) / 4));
+  assert_int_equal(f.bytes[LS_FOOTPRINT_ACTIVATIONS] + f.bytes[LS_FOOTPRINT_SCRATCH], ls_plan_activation_bytes(plan));
+  assert_true(f.unshared_bytes > f.bytes[LS_FOOTPRINT_ACTIVATIONS]);
+  assert_int_equal(f.largest_count, LS_FOOTPRINT_LARGEST);
+  assert_int_equal(f.largest[0].bytes, UINT64_C(32) * 64 * 112 * 112 * 2);  // what conv1 writes, bfloat16
+  for (int i = 1; i < f.largest_count; i++) assert_true(f.largest[i].bytes <= f.largest[i - 1].bytes);
+  ls_plan_free(plan);
+  backend.ops->close(&backend);
+  unload();
+}
+
+static void test_monotone(void **state) {
+  (void)state;
+  static const char *const names[] = {"resnet50", "vgg16", "alexnet", "lenet5"};
+  for (size_t n = 0; n < 4; n++) {
+    load(names[n]);
+    uint64_t before = 0;
+    for (uint64_t batch = 64; batch <= 512; batch *= 2) {
+      struct ls_footprint_options half = gpus(LOCKSTEP__V1__PRECISION__PRECISION_FLOAT16, batch, 8, 1);
+      struct ls_footprint_options full = gpus(LOCKSTEP__V1__PRECISION__PRECISION_FLOAT32, batch, 8, 1);
+      struct ls_footprint_options shared = gpus(LOCKSTEP__V1__PRECISION__PRECISION_FLOAT16, batch, 8, 8);
+      struct ls_footprint f = predict(&half);
+      assert_true(f.total_bytes > before);
+      assert_true(predict(&full).total_bytes > f.total_bytes);
+      assert_true(predict(&shared).bytes[LS_FOOTPRINT_MOMENTUM] < f.bytes[LS_FOOTPRINT_MOMENTUM]);
+      before = f.total_bytes;
+    }
+    unload();
+  }
+}
+
+static void test_largest_batch(void **state) {
+  (void)state;
+  load("resnet50");
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_footprint_options o = gpus(LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16, 256, 8, 1);
+  const uint64_t memory_bytes = UINT64_C(8) << 30;
+  uint64_t batch;
+  assert_int_equal(ls_footprint_largest_batch(graph, &o, memory_bytes, &batch, &err), LS_OK);
+  assert_true(batch > 0 && batch % 8 == 0);
+  o.batch = batch;
+  assert_true(predict(&o).total_bytes <= memory_bytes);
+  o.batch = batch + 8;
+  assert_true(predict(&o).total_bytes > memory_bytes);
+  assert_int_equal(ls_footprint_largest_batch(graph, &o, 1 << 20, &batch, &err), LS_OK);
+  assert_int_equal(batch, 0);
+  unload();
+}
+
+static void refuses(const struct ls_footprint_options *options, const char *says) {
+  struct ls_footprint f;
+  struct ls_error err = LS_ERROR_INIT;
+  assert_int_not_equal(ls_footprint_predict(graph, options, &f, &err), LS_OK);
+  if (!strstr(err.text, says)) fail_msg("%s", err.text);
+}
+
+static void test_wrong_questions(void **state) {
+  (void)state;
+  load("lenet5");
+  struct ls_footprint_options cpu = {
+      .precision = LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16, .batch = 16, .shards = 4, .devices = 1};
+  struct ls_footprint_options odd = gpus(LOCKSTEP__V1__PRECISION__PRECISION_FLOAT16, 100, 8, 1);
+  struct ls_footprint_options three = gpus(LOCKSTEP__V1__PRECISION__PRECISION_FLOAT16, 64, 8, 3);
+  refuses(&cpu, "the cpu trains in float32 only");
+  refuses(&odd, "a batch of 100 images cannot be split into 8 equal shards");
+  refuses(&three, "8 shards cannot be split over 3 devices");
+  unload();
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_cpu_is_what_the_trainer_takes),
+                                     cmocka_unit_test(test_gpu_is_the_plan), cmocka_unit_test(test_monotone),
+                                     cmocka_unit_test(test_largest_batch), cmocka_unit_test(test_wrong_questions)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
