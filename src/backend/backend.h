@@ -25,9 +25,10 @@
 #include "base/error.h"
 #include "tensor/tensor.h"
 
-struct ls_layout;  // how a tensor lies in memory; owned by the backend context, lives as long as it
-struct ls_stream;  // work in order; the CPU has one, which runs at once
-struct ls_event;   // a point in a stream's work
+struct ls_layout;      // how a tensor lies in memory; owned by the backend context, lives as long as it
+struct ls_stream;      // work in order; the CPU has one, which runs at once
+struct ls_event;       // a point in a stream's work
+struct ls_device_ops;  // device.h
 
 enum { LS_OP_MAX_TENSORS = 10 };
 
@@ -151,6 +152,8 @@ struct ls_backend_ops {
   // Has LS_OP_BN_FOLD and the addend of LS_OP_CONV_FORWARD. Where false, inference plans run batch norms and sums as they
   // stand.
   bool folds;
+  // What else devices with memory of their own do; NULL: device memory is the host's.
+  const struct ls_device_ops *device;
   bool relu_sums;  // LS_OP_RELU_BACKWARD takes more than one dy. Where false, an LS_OP_ADD stands before it
 
   // Devices of this kind on the machine. 0 with LS_OK where there are none.

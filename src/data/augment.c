@@ -110,15 +110,23 @@ ls_status ls_augmenter_init(struct ls_augmenter *a, const struct ls_loader_optio
   bool window = false;
   for (size_t i = 0; o->training && i < o->augment_count; i++) LS_TRY(take(a, o->augment[i], &window, err));
   LS_TRY(check_window(a, smallest_height, smallest_width, err));
+  ls_loader_normalisation(o, a->scale, a->bias);
   for (int64_t c = 0; c < a->channels; c++) {
     float mean = o->mean ? o->mean[c] : info->has_statistics ? info->mean[c] : 0;
-    float deviation = o->deviation ? o->deviation[c] : info->has_statistics ? info->deviation[c] : 255;
-    if (!(deviation > 0)) deviation = 1;
-    a->scale[c] = 1 / deviation;
-    a->bias[c] = -mean / deviation;
     a->mean[c] = mean < 0 ? 0 : mean > 255 ? 255 : (uint8_t)lrintf(mean);
   }
   return LS_OK;
+}
+
+void ls_loader_normalisation(const struct ls_loader_options *o, float *scale, float *bias) {
+  const struct ls_dataset_info *info = ls_dataset_info(o->dataset);
+  for (int64_t c = 0; c < info->channels; c++) {
+    float mean = o->mean ? o->mean[c] : info->has_statistics ? info->mean[c] : 0;
+    float deviation = o->deviation ? o->deviation[c] : info->has_statistics ? info->deviation[c] : 255;
+    if (!(deviation > 0)) deviation = 1;
+    scale[c] = 1 / deviation;
+    bias[c] = -mean / deviation;
+  }
 }
 
 // ---- draws

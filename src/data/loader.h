@@ -61,6 +61,9 @@ void ls_loader_done(struct ls_loader *loader, const struct ls_batch *batch);
 // Wakes everyone with LS_CANCELLED.
 void ls_loader_stop(struct ls_loader *loader);
 
+// How stored values (LS_U8) become what LS_F32 delivers: value * scale + bias of the channel (at most 4).
+void ls_loader_normalisation(const struct ls_loader_options *options, float *scale, float *bias);
+
 struct ls_loader_stats {
   uint64_t batches;
   double reader_busy_s, reader_wait_s;  // summed over readers; wait: the ring was full

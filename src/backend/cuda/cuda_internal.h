@@ -2,6 +2,7 @@
 //
 //   layout.c             layouts: row-major, or channels last (all images and their weights)
 //   lower*.c             operations -> kernels and convolutions: preparation, memory between them, order of launches
+//   device_work.c        the optimizer, sums over shards, input: what backend/device.h asks for
 //   kernels*.h           the kernels' bodies
 //   device/              what needs CUDA: context, memory, streams, kernels on the device, convolutions by cuDNN
 //   twin.c               the same on the host, for tests: kernels as loops, convolutions as plain loops
@@ -14,6 +15,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/reduce.h"
+#include "backend/device.h"
 
 struct ls_layout {
   enum ls_dtype dtype;
@@ -108,6 +110,18 @@ ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream
 static inline int64_t cuda_groups(int64_t n) { return (n + LS_GROUP - 1) / LS_GROUP; }
 // Channels and rows of a tensor that lies [rows, channels]: [N,C,H,W] channels last, [N,C], [C].
 static inline int64_t cuda_channels(const struct ls_tensor_desc *t) { return t->shape.dim[t->shape.rank == 1 ? 0 : 1]; }
+
+// ---- device_work.c; functions of ls_device_ops
+ls_status cuda_update(struct ls_backend *backend, struct ls_stream *stream, const struct ls_update *update,
+                      struct ls_error *err);
+ls_status cuda_tree_sum(struct ls_backend *backend, struct ls_stream *stream, float *out, const float *const *part,
+                        int parts, int64_t n, struct ls_error *err);
+ls_status cuda_check_finite(struct ls_backend *backend, struct ls_stream *stream, const float *values, int64_t n,
+                            uint32_t *flag, struct ls_error *err);
+ls_status cuda_input(struct ls_backend *backend, struct ls_stream *stream, const struct ls_input *input,
+                     struct ls_error *err);
+ls_status cuda_zero(struct ls_backend *backend, struct ls_stream *stream, void *memory, size_t bytes,
+                    struct ls_error *err);
 
 // The launch macro of the lowering: kernel by name, arguments in place.
 #define CUDA_LAUNCH(context, stream, name, n, arguments, err) \

@@ -14,8 +14,8 @@
   X(epilogue, struct ls_k_epilogue)            \
   X(reorder, struct ls_k_reorder)              \
   X(dropout, struct ls_k_dropout)              \
-  X(sgd, struct ls_k_sgd)                      \
-  X(running, struct ls_k_running)              \
+  X(update, struct ls_k_update)                \
+  X(check_finite, struct ls_k_check_finite)    \
   X(tree_sum, struct ls_k_tree_sum)            \
   X(input, struct ls_k_input)                  \
   X(fold, struct ls_k_fold)                    \

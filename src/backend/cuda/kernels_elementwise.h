@@ -4,8 +4,9 @@
 #define LS_BACKEND_CUDA_KERNELS_ELEMENTWISE_H
 
 #include "backend/cuda/kernel_basics.h"
+#include "backend/device.h"
 
-enum { LS_ADD_MAX = 9, LS_TREE_MAX = 64 };
+enum { LS_ADD_MAX = 9, LS_TREE_MAX = LS_DEVICE_PARTS };
 
 // y = x0 + x1 + ... in order; [relu].
 struct ls_k_add {
@@ -125,64 +126,12 @@ LS_BODY void ls_body_dropout(const struct ls_k_dropout *k, int64_t i) {
   }
 }
 
-// SGD as in src/optim on n values of a slice; `copy`: the new weights in another type, or NULL.
-struct ls_k_sgd {
-  float *w, *v;
-  const float *g;
-  void *copy;
-  enum ls_dtype copy_dtype;
-  float learning_rate, momentum, weight_decay;
-  int nesterov;
-  int64_t n;
-};
-
-LS_BODY void ls_body_sgd(const struct ls_k_sgd *k, int64_t i) {
-  int size = ls_group_size(k->n, i);
-  float w[LS_GROUP], v[LS_GROUP], g[LS_GROUP];
-  ls_get_group(k->w, LS_F32, i, size, w);
-  ls_get_group(k->v, LS_F32, i, size, v);
-  ls_get_group(k->g, LS_F32, i, size, g);
-  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    float gradient = g[l] + k->weight_decay * w[l];
-    v[l] = k->momentum * v[l] + gradient;
-    w[l] = w[l] - k->learning_rate * (k->nesterov ? gradient + k->momentum * v[l] : v[l]);
-  }
-  ls_put_group(k->w, LS_F32, i, size, w);
-  ls_put_group(k->v, LS_F32, i, size, v);
-  if (k->copy) ls_put_group(k->copy, k->copy_dtype, i, size, w);
-}
-
-// running = running + share * (scale * batch - running)
-struct ls_k_running {
-  float *running;
-  const float *batch;
-  float share, scale;
-  int64_t n;
-};
-
-LS_BODY void ls_body_running(const struct ls_k_running *k, int64_t i) {
-  int size = ls_group_size(k->n, i);
-  float r[LS_GROUP], b[LS_GROUP];
-  ls_get_group(k->running, LS_F32, i, size, r);
-  ls_get_group(k->batch, LS_F32, i, size, b);
-  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) r[l] = r[l] + k->share * (k->scale * b[l] - r[l]);
-  ls_put_group(k->running, LS_F32, i, size, r);
-}
-
-// out = balanced tree sum ((0+1)+(2+3))+... of `count` (a power of two) parts. `out` may be one of them.
-struct ls_k_tree_sum {
-  const float *part[LS_TREE_MAX];
-  float *out;
-  int count;
-  int64_t n;
-};
-
-// The tree as a stack: sums[level] waits for its other half. Part j completes as many levels as j has trailing ones.
-LS_BODY void ls_body_tree_sum(const struct ls_k_tree_sum *k, int64_t i) {
-  int size = ls_group_size(k->n, i);
-  float sums[7][LS_GROUP], v[LS_GROUP];  // 7: log2(LS_TREE_MAX) + 1
-  for (int j = 0; j < k->count; j++) {
-    ls_get_group(k->part[j], LS_F32, i, size, v);
+// Group i of the balanced tree sum ((0+1)+(2+3))+... of `count` (a power of two) parts of n floats. The tree as a stack:
+// sums[level] waits for its other half. Part j completes as many levels as j has trailing ones.
+LS_BODY void ls_tree_group(const float *const *part, int count, int64_t i, int size, float *v) {
+  float sums[7][LS_GROUP];  // 7: log2(LS_TREE_MAX) + 1
+  for (int j = 0; j < count; j++) {
+    ls_get_group(part[j], LS_F32, i, size, v);
     int done = 0;
     LS_UNROLL for (int level = 0; level < 6; level++) {
       if (done || !(j >> level & 1)) {
@@ -193,31 +142,95 @@ LS_BODY void ls_body_tree_sum(const struct ls_k_tree_sum *k, int64_t i) {
       LS_UNROLL for (int l = 0; l < LS_GROUP; l++) v[l] = sums[level][l] + v[l];
     }
   }
+}
+
+// out = the tree sum. `out` may be one of the parts.
+struct ls_k_tree_sum {
+  const float *part[LS_TREE_MAX];
+  float *out;
+  int count;
+  int64_t n;
+};
+
+LS_BODY void ls_body_tree_sum(const struct ls_k_tree_sum *k, int64_t i) {
+  int size = ls_group_size(k->n, i);
+  float v[LS_GROUP];
+  ls_tree_group(k->part, k->count, i, size, v);
   ls_put_group(k->out, LS_F32, i, size, v);
 }
 
-// Stored pixels to the network's input: the window at (top, left), black outside the image, mirrored, then
-// value * scale + bias of its channel; channels c to c_out are 0. One index: one pixel of `out` [n,h,w,c_out].
+// The optimizer (device.h): an index is a group of the slab, counted from its begin; groups never straddle a line.
+struct ls_k_update {
+  struct ls_update of;
+};
+
+LS_BODY void ls_update_learned(const struct ls_update *u, const struct ls_update_rule *rule, int64_t i, float *g,
+                               float *w) {
+  const struct ls_update_numbers *s = u->numbers;
+  float v[LS_GROUP], decay = s->weight_decay * rule->decay;
+  float *momentum = u->momentum + rule->momentum;
+  ls_get_group(momentum, LS_F32, i, LS_GROUP, v);
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    float gradient = g[l] * s->gradient_scale + decay * w[l];
+    v[l] = s->momentum * v[l] + gradient;
+    w[l] = w[l] - s->learning_rate * (s->nesterov ? gradient + s->momentum * v[l] : v[l]);
+  }
+  ls_put_group(momentum, LS_F32, i, LS_GROUP, v);
+}
+
+LS_BODY void ls_body_update(const struct ls_k_update *k, int64_t i) {
+  const struct ls_update *u = &k->of;
+  float g[LS_GROUP], w[LS_GROUP];
+  i += u->begin / LS_GROUP;
+  uint16_t number = u->rule_of_line[i * LS_GROUP / LS_DEVICE_LINE];
+  if (number == UINT16_MAX) return;
+  for (int j = 0; j < u->parts; j++) {
+    if (u->overflow[j] && *u->overflow[j]) return;
+  }
+  const struct ls_update_rule *rule = &u->rules[number];
+  ls_tree_group(u->part, u->parts, i, LS_GROUP, g);
+  ls_get_group(u->parameters, LS_F32, i, LS_GROUP, w);
+  if (rule->learned) {
+    ls_update_learned(u, rule, i, g, w);
+  } else {
+    LS_UNROLL for (int l = 0; l < LS_GROUP; l++) w[l] = w[l] + rule->share * (rule->scale * g[l] - w[l]);
+  }
+  ls_put_group(u->parameters, LS_F32, i, LS_GROUP, w);
+  for (int j = 0; j < u->copies; j++) ls_put_group(u->copy[j], LS_F32, i, LS_GROUP, w);
+}
+
+// *flag = 1 where a value is infinite or no number: every index that meets one writes the same. One group an index.
+struct ls_k_check_finite {
+  const float *values;
+  uint32_t *flag;
+  int64_t n;
+};
+
+LS_BODY void ls_body_check_finite(const struct ls_k_check_finite *k, int64_t i) {
+  int size = ls_group_size(k->n, i), good = 1;
+  float v[LS_GROUP];
+  ls_get_group(k->values, LS_F32, i, size, v);
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) good &= isfinite(v[l]) != 0;
+  if (!good) *k->flag = 1;
+}
+
+// Stored pixels to the network's input (device.h). One index: one pixel of `out` [n,h,w,c].
 struct ls_k_input {
-  const uint8_t *pixels;  // [n, height, width, c]
-  const int32_t *places;  // [n, 3]: top, left, mirrored; NULL: 0, 0, no
-  void *out;
-  enum ls_dtype dtype;
-  int32_t height, width, h, w, c, c_out;
-  float scale[4], bias[4];
+  struct ls_input of;
 };
 
 LS_BODY void ls_body_input(const struct ls_k_input *k, int64_t i) {
-  int64_t n = i / (k->h * k->w);
-  int32_t y = (int32_t)(i / k->w % k->h), x = (int32_t)(i % k->w);
-  const int32_t *place = k->places ? k->places + n * 3 : NULL;
-  if (place && place[2]) x = k->w - 1 - x;
+  const struct ls_input *in = &k->of;
+  int64_t n = i / ((int64_t)in->h * in->w);
+  int32_t y = (int32_t)(i / in->w % in->h), x = (int32_t)(i % in->w);
+  const int32_t *place = in->places ? in->places + n * 3 : NULL;
+  if (place && place[2]) x = in->w - 1 - x;
   if (place) y += place[0], x += place[1];
-  int inside = y >= 0 && y < k->height && x >= 0 && x < k->width;
-  const uint8_t *pixel = k->pixels + ((n * k->height + (inside ? y : 0)) * k->width + (inside ? x : 0)) * k->c;
-  for (int c = 0; c < k->c_out; c++) {
-    float value = c < k->c ? (inside ? (float)pixel[c] : 0) * k->scale[c] + k->bias[c] : 0;
-    ls_put(k->out, k->dtype, i * k->c_out + c, value);
+  int inside = y >= 0 && y < in->height && x >= 0 && x < in->width;
+  const uint8_t *pixel = in->pixels + ((n * in->height + (inside ? y : 0)) * in->width + (inside ? x : 0)) * in->c;
+  LS_UNROLL for (int c = 0; c < 4; c++) {
+    if (c < in->c)
+      ls_put(in->out, in->dtype, i * in->c + c, (inside ? (float)pixel[c] : 0) * in->scale[c] + in->bias[c]);
   }
 }
 

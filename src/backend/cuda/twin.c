@@ -1,5 +1,6 @@
 // The CUDA backend's twin on the host, for tests: the same layouts, lowering and kernel bodies as on the device, each kernel
 // as a loop over its indices, convolutions as plain loops. Slow by intention. See cuda_internal.h.
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,15 +105,41 @@ static const struct cuda_machine host = {.launch = launch,
 
 // ---- the backend around it: memory is the host's, work is done when the call returns
 
+enum { TWIN_DEVICES = 8 };
+
 static ls_status devices(struct ls_device_info *info, int capacity, int *count, struct ls_error *err) {
   (void)err;
-  *count = 1;
-  if (capacity < 1) return LS_OK;
-  memset(info, 0, sizeof *info);
-  snprintf(info->name, sizeof info->name, "twin0");
-  snprintf(info->description, sizeof info->description, "the CUDA backend's kernels on the host");
+  *count = TWIN_DEVICES;
+  for (int i = 0; i < capacity && i < TWIN_DEVICES; i++) {
+    info[i] = (struct ls_device_info){.description = "the CUDA backend's kernels on the host"};
+    snprintf(info[i].name, sizeof info[i].name, "twin%d", i);
+  }
   return LS_OK;
 }
+
+static ls_status copy(struct ls_backend *backend, struct ls_stream *stream, void *to, const void *from, size_t bytes,
+                      struct ls_error *err) {
+  (void)backend;
+  (void)stream;
+  (void)err;
+  memcpy(to, from, bytes);
+  return LS_OK;
+}
+
+static ls_status reach(struct ls_backend *backend, int index, struct ls_error *err) {
+  (void)backend;
+  (void)index;
+  (void)err;
+  return LS_OK;
+}
+
+static const struct ls_device_ops device_ops = {.update = cuda_update,
+                                                .tree_sum = cuda_tree_sum,
+                                                .check_finite = cuda_check_finite,
+                                                .input = cuda_input,
+                                                .zero = cuda_zero,
+                                                .copy = copy,
+                                                .reach = reach};
 
 static ls_status open_context(int index, struct ls_backend *backend, struct ls_error *err) {
   (void)index;
@@ -147,12 +174,13 @@ static ls_status from_canonical(struct ls_backend *backend, const struct ls_tens
   return LS_OK;
 }
 
-const struct ls_backend_ops *ls_backend_cuda_twin(void) {
-  static struct ls_backend_ops ops;
-  const struct ls_backend_ops *memory = ls_backend_reference();  // of the host too
-  ops = *memory;
+static struct ls_backend_ops ops;
+
+static void make_ops(void) {
+  ops = *ls_backend_reference();  // whose memory is the host's too
   ops.name = "cuda twin";
   ops.folds = true;
+  ops.device = &device_ops;
   ops.devices = devices;
   ops.open = open_context;
   ops.close = close_context;
@@ -165,5 +193,10 @@ const struct ls_backend_ops *ls_backend_cuda_twin(void) {
   ops.prepare = cuda_prepare;
   ops.op_release = cuda_op_release;
   ops.run = cuda_run;
+}
+
+const struct ls_backend_ops *ls_backend_cuda_twin(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, make_ops);
   return &ops;
 }

@@ -250,6 +250,7 @@ static ls_status from_canonical(struct ls_backend *backend, const struct ls_tens
 const struct ls_backend_ops *ls_backend_cuda(void) {
   static const struct ls_backend_ops ops = {.name = "cuda",
                                             .folds = true,
+                                            .device = &device_work,
                                             .devices = devices,
                                             .open = open_context,
                                             .close = close_context,

@@ -1,5 +1,6 @@
 // The part of the CUDA backend that runs on a GPU. context.c: devices, memory, streams, events. kernels.cu: kernels and
-// their launcher. cudnn_graph.c: helpers over cuDNN's backend interface. cudnn_product.c: convolutions by it.
+// their launcher. cudnn_graph.c: helpers over cuDNN's backend interface. cudnn_product.c: convolutions by it. work.c: copies
+// between devices, recordings (CUDA graphs).
 #ifndef LS_BACKEND_CUDA_DEVICE_DEVICE_H
 #define LS_BACKEND_CUDA_DEVICE_DEVICE_H
 
@@ -25,6 +26,9 @@ ls_status device_error(cudaError_t error, const char *what, struct ls_error *err
 static inline cudaStream_t device_stream(const struct device_context *context, struct ls_stream *stream) {
   return stream ? (cudaStream_t)(void *)stream : context->stream;
 }
+
+// work.c
+extern const struct ls_device_ops device_work;
 
 // kernels.cu
 int ls_cuda_launch(int number, const void *arguments, int64_t n, void *stream);
