@@ -280,7 +280,7 @@ static void copy_row(const struct ls_augmenter *a, const struct ls_view *view, c
 static void put_row(const struct ls_augmenter *a, const uint8_t *row, int64_t y, void *out) {
   int64_t c = a->channels, n = a->crop_width, plane = a->crop_height * n;
   if (a->output == LS_U8 && a->channels_last) {
-    if (row != (uint8_t *)out + y * n * c) memcpy((uint8_t *)out + y * n * c, row, (size_t)(n * c));
+    ls_pixels_store(row, n * c, (uint8_t *)out + y * n * c);
   } else if (a->output == LS_U8) {
     ls_pixels_to_planes(row, n, c, (uint8_t *)out + y * n, plane);
   } else if (a->channels_last) {
@@ -313,6 +313,11 @@ static ls_status lay_out(const struct ls_augmenter *a, const struct ls_view *vie
   return LS_OK;
 }
 
+bool ls_augmenter_is_crop(const struct ls_augmenter *a, const struct ls_view *view) {
+  return a->output == LS_U8 && a->channels_last && !view->resample && !view->flip && view->x.count == a->crop_width &&
+         view->y.count == a->crop_height && !(a->training && a->op_count > 0);
+}
+
 ls_status ls_augmenter_apply(const struct ls_augmenter *a, const struct ls_view *view, const uint8_t *pixels,
                              size_t stride_bytes, struct ls_augment_scratch *scratch, void *out, struct ls_error *err) {
   struct workshop w;
@@ -332,11 +337,14 @@ ls_status ls_augmenter_apply(const struct ls_augmenter *a, const struct ls_view 
   bool direct = a->output == LS_U8 && a->channels_last;  // rows are what goes out
   uint8_t *image = direct ? out : w.image;
   for (int64_t y = 0; y < a->crop_height; y++) {
-    uint8_t *row = whole || direct ? image + (size_t)y * row_bytes : w.row;
+    uint8_t *row = whole ? image + (size_t)y * row_bytes : w.row;
     copy_row(a, view, pixels, stride_bytes, y, row);
-    if (!whole && !direct) put_row(a, row, y, out);
+    if (!whole) put_row(a, row, y, out);
   }
-  if (!whole) return LS_OK;
+  if (!whole) {
+    ls_pixels_stored();
+    return LS_OK;
+  }
   ls_colour_apply(a, view, image);
   for (int64_t y = 0; !direct && y < a->crop_height; y++) put_row(a, image + (size_t)y * row_bytes, y, out);
   return LS_OK;

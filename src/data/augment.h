@@ -81,6 +81,9 @@ struct ls_augment_scratch {
 };
 void ls_augment_scratch_release(struct ls_augment_scratch *scratch);
 
+// Whether what goes out is view->source as it is stored: a crop, and nothing else.
+bool ls_augmenter_is_crop(const struct ls_augmenter *augmenter, const struct ls_view *view);
+
 // `pixels`: the stored image's pixel (view->source.top, view->source.left), rows `stride_bytes` apart.
 // `out`: [C,h,w] or [h,w,C].
 ls_status ls_augmenter_apply(const struct ls_augmenter *augmenter, const struct ls_view *view, const uint8_t *pixels,
@@ -88,6 +91,11 @@ ls_status ls_augmenter_apply(const struct ls_augmenter *augmenter, const struct 
 
 // ---- rows of pixels (pixels.c)
 
+// A row that is ready, to where the batch is made: past the caches where it is aligned, because the next to read it is a
+// device or another core, and a cache line that is about to be overwritten need not be read first. ls_pixels_stored: before
+// another thread is told.
+void ls_pixels_store(const uint8_t *row, int64_t bytes, uint8_t *out);
+void ls_pixels_stored(void);
 // n pixels of c bytes, in reverse order.
 void ls_pixels_reverse(const uint8_t *from, int64_t n, int64_t c, uint8_t *to);
 // [n,c] bytes to [n,c] floats, or to c planes [n] `plane` values apart.

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -227,15 +228,20 @@ static void end_part(struct hands *hands, struct part *part) {
   uint64_t bytes = ls_reader_bytes(hands->reader);
   for (int i = 0; i < part->queued; i++) {
     const struct wanted *w = &part->slot->wanted[begin + i];
-    struct ls_pixels pixels;
+    struct ls_pixels pixels = {0};
     // What was asked for is taken also after an error: its place is needed again.
     struct ls_error error = LS_ERROR_INIT;
-    if (ls_reader_take(hands->reader, part->first_place + i, &pixels, &error) == LS_OK)
+    void *out = (char *)batch->images + (size_t)w->place * l->image_bytes;
+    int place = part->first_place + i;
+    bool rows = ls_augmenter_is_crop(&l->augmenter, &part->views[i]) && ls_reader_has_rows(hands->reader);
+    if ((rows ? ls_reader_take_rows(hands->reader, place, out, &error)
+              : ls_reader_take(hands->reader, place, &pixels, &error)) == LS_OK)
       read_label(l, w->sample, &batch->labels[w->place], &error);
     int64_t before = now, middle = ls_clock_ns();
     if (error.status == LS_OK && part->error.status == LS_OK) {
-      ls_augmenter_apply(&l->augmenter, &part->views[i], pixels.data, pixels.stride_bytes, &hands->scratch,
-                         (char *)batch->images + (size_t)w->place * l->image_bytes, &error);
+      if (!rows)
+        ls_augmenter_apply(&l->augmenter, &part->views[i], pixels.data, pixels.stride_bytes, &hands->scratch, out,
+                           &error);
       part->decode_ns += pixels.decode_ns;
       part->read_ns += middle - before - pixels.decode_ns;
     }
@@ -288,11 +294,15 @@ static void *reader(void *argument) {
 }
 
 static ls_status allocate_images(struct ls_loader *l, struct slot *slot, struct ls_error *err) {
-  size_t bytes = (l->image_bytes * (size_t)l->options.batch + 63) / 64 * 64;
+  enum { HUGE_PAGE = 2 << 20 };
+  // Huge pages, where a batch has that size: readers write it image by image in the file's order, that is all over.
+  size_t bytes = l->image_bytes * (size_t)l->options.batch, unit = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
+  bytes = (bytes + unit - 1) / unit * unit;
   if (l->options.allocate) {
     LS_TRY(l->options.allocate(l->options.user, bytes, &slot->batch.images, err));
   } else {
-    slot->batch.images = aligned_alloc(64, bytes);
+    slot->batch.images = aligned_alloc(unit, bytes);
+    if (slot->batch.images && unit == HUGE_PAGE) madvise(slot->batch.images, bytes, MADV_HUGEPAGE);
   }
   slot->wanted = calloc((size_t)l->options.batch, sizeof *slot->wanted);
   slot->batch.labels = aligned_alloc(64, ((size_t)l->options.batch * sizeof(int32_t) + 63) / 64 * 64);
@@ -360,7 +370,10 @@ void ls_loader_free(struct ls_loader *l) {
   if (!l) return;
   ls_loader_stop(l);
   for (int i = 0; i < l->threads_started; i++) pthread_join(l->threads[i], NULL);
-  size_t bytes = (l->image_bytes * (size_t)l->options.batch + 63) / 64 * 64;
+  enum { HUGE_PAGE = 2 << 20 };
+  // Huge pages, where a batch has that size: readers write it image by image in the file's order, that is all over.
+  size_t bytes = l->image_bytes * (size_t)l->options.batch, unit = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
+  bytes = (bytes + unit - 1) / unit * unit;
   for (int i = 0; l->slots && i < l->depth; i++) {
     if (l->options.release && l->slots[i].batch.images)
       l->options.release(l->options.user, l->slots[i].batch.images, bytes);

@@ -35,14 +35,24 @@ static void float_planes_plain(const uint8_t *row, int64_t n, int64_t c, const f
 }
 
 #if defined(__x86_64__)
-// Five RGB pixels of sixteen bytes at a time: the stores overlap by one byte, which the next one puts right.
+// Sixteen RGB pixels at a time, three vectors: what byte of the input each byte of the output is; -1: of another vector.
 AVX2 static void reverse_rgb(const uint8_t *from, int64_t n, uint8_t *to) {
-  const __m128i turn = _mm_setr_epi8(13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
+  const __m128i c0 = _mm_setr_epi8(13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, -1);
+  const __m128i b0 = _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 14);
+  const __m128i c1 = _mm_setr_epi8(-1, 0, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i b1 = _mm_setr_epi8(15, -1, 11, 12, 13, 8, 9, 10, 5, 6, 7, 2, 3, 4, -1, 0);
+  const __m128i a1 = _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 15, -1);
+  const __m128i b2 = _mm_setr_epi8(1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i a2 = _mm_setr_epi8(-1, 12, 13, 14, 9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2);
   int64_t i = 0;
-  // Reads bytes [3 (n - i - 5) - 1, + 16): one before the five pixels; writes one behind.
-  for (; n - i - 5 >= 1 && i + 6 <= n; i += 5) {
-    __m128i v = _mm_loadu_si128((const __m128i *)(from + 3 * (n - i - 5) - 1));
-    _mm_storeu_si128((__m128i *)(to + 3 * i), _mm_shuffle_epi8(v, turn));
+  for (; i + 16 <= n; i += 16) {
+    const __m128i *in = (const __m128i *)(from + 3 * (n - i - 16));
+    __m128i *out = (__m128i *)(to + 3 * i);
+    const __m128i a = _mm_loadu_si128(in), b = _mm_loadu_si128(in + 1), c = _mm_loadu_si128(in + 2);
+    _mm_storeu_si128(out, _mm_or_si128(_mm_shuffle_epi8(c, c0), _mm_shuffle_epi8(b, b0)));
+    _mm_storeu_si128(
+        out + 1, _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(c, c1), _mm_shuffle_epi8(b, b1)), _mm_shuffle_epi8(a, a1)));
+    _mm_storeu_si128(out + 2, _mm_or_si128(_mm_shuffle_epi8(b, b2), _mm_shuffle_epi8(a, a2)));
   }
   reverse_plain(from, n - i, 3, to + 3 * i);
 }
@@ -158,6 +168,29 @@ AVX2 static int64_t floats_rgb(const uint8_t *row, int64_t n, const float *scale
   return i;
 }
 #endif
+
+#if defined(__x86_64__)
+AVX2 static void stream(const uint8_t *row, int64_t bytes, uint8_t *out) {
+  for (int64_t i = 0; i < bytes; i += 32)
+    _mm256_stream_si256((__m256i *)(out + i), _mm256_loadu_si256((const __m256i *)(row + i)));
+}
+#endif
+
+void ls_pixels_store(const uint8_t *row, int64_t bytes, uint8_t *out) {
+#if defined(__x86_64__)
+  if (bytes % 32 == 0 && (uintptr_t)out % 32 == 0 && has_avx2()) {
+    stream(row, bytes, out);
+    return;
+  }
+#endif
+  memcpy(out, row, (size_t)bytes);
+}
+
+void ls_pixels_stored(void) {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
 
 void ls_pixels_reverse(const uint8_t *from, int64_t n, int64_t c, uint8_t *to) {
 #if defined(__x86_64__)

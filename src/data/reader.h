@@ -27,6 +27,11 @@ struct ls_pixels {
 // Valid until the next queue or take. Each queued place is taken once, in any order, before it is queued again.
 ls_status ls_reader_take(struct ls_reader *reader, int place, struct ls_pixels *pixels, struct ls_error *err);
 
+// In place of ls_reader_take, where ls_reader_has_rows: the rows of the rectangle, one behind the other, to `out`. The
+// kernel writes them there itself; the copy through a buffer is the dearer half of reading from the page cache.
+bool ls_reader_has_rows(const struct ls_reader *reader);
+ls_status ls_reader_take_rows(struct ls_reader *reader, int place, uint8_t *out, struct ls_error *err);
+
 uint64_t ls_reader_bytes(const struct ls_reader *reader);  // read so far
 bool ls_reader_has_ring(const struct ls_reader *reader);   // io_uring is used
 

@@ -1,6 +1,7 @@
 """Throughput of `lockstep data bench` beside h5py + PyTorch's DataLoader. See data.sh."""
 import argparse
 import ctypes
+import datetime
 import json
 import os
 import shutil
@@ -15,7 +16,10 @@ import numpy
 import torch
 from PIL import Image
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from compare import processor
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
 LOCKSTEP = os.path.join(os.environ.get("LS_BUILD", os.path.join(ROOT, "build")), "bin", "lockstep")
 SIDE, CROP, BATCH = 256, 224, 256
 
@@ -116,68 +120,79 @@ def fio(path, seconds, size):
     return json.loads(run.stdout)["jobs"][0]["read"]["bw_bytes"] if run.returncode == 0 else None
 
 
-def median_of(rounds, *measures):
-    """The measures in turn, so that a change of the machine's load meets all of them."""
-    results = [[] for _ in measures]
-    for _ in range(rounds):
-        for result, measure in zip(results, measures):
-            result.append(measure())
-    return [statistics.median(r) for r in results]
+class PlainRead:
+    """The machine's own pread and row copies (plain_read.c), one thread."""
+
+    def __init__(self, folder, path, images):
+        self.program, self.path, self.images = os.path.join(folder, "plain_read"), path, images
+        subprocess.run(["cc", "-O2", "-o", self.program, os.path.join(HERE, "plain_read.c")], check=True)
+        with h5py.File(path) as file:
+            self.offset = file["train/images"].id.get_offset()
+
+    def rate(self, seconds):
+        return float(subprocess.run([self.program, self.path, str(self.offset), str(self.images), str(seconds)],
+                                    capture_output=True, text=True, check=True).stdout)
+
+
+def cases(folder, options):
+    """(what, ours, its peer, bar), the two as functions that measure once; a rate each."""
+    path, seconds, cores = os.path.join(folder, "images.h5"), options.seconds, min(2, len(os.sched_getaffinity(0)))
+    make_file(path, options.images)
+    where, plain, alone = path + ":/train", PlainRead(folder, path, options.images), Jpeg()
+    encoded = os.path.join(folder, "encoded.h5")
+    files = make_jpegs(os.path.join(folder, "jpeg"), path, min(options.images, 1024))
+    subprocess.run([LOCKSTEP, "data", "import", os.path.join(folder, "jpeg"), encoded, "--encoded"], check=True,
+                   stdout=subprocess.DEVNULL)
+
+    def rate(readers, *arguments):
+        return lambda: ours(where, "--readers", str(readers), *arguments, seconds=seconds)["images_per_s"]
+
+    def decode(crop):
+        return lambda: 1000 / ours(encoded + ":/train", "--readers", "1", seconds=seconds,
+                                   crop=crop)["cpu_s_per_1000_images"]
+
+    block = SIDE * SIDE * 3 // 4096 * 4096
+    yield "uint8, one reader against plain pread and row copies", rate(1), lambda: plain.rate(seconds), None
+    yield f"uint8, {cores} readers against one", rate(cores), rate(1), 1.7
+    yield (f"uint8, {cores} readers against h5py + DataLoader, {cores} workers", rate(cores),
+           lambda: peer(path, False, cores, seconds), 5)
+    yield "float32, one reader against one reader of uint8", rate(1, "--float32"), rate(1), None
+    yield (f"float32, {cores} readers against h5py + DataLoader, {cores} workers", rate(cores, "--float32"),
+           lambda: peer(path, True, cores, seconds), 5)
+    if shutil.which("fio"):
+        yield ("past the page cache, MB/s, against fio", lambda: ours(where, "--readers", "2", "--direct",
+               seconds=seconds)["bytes_per_s"] / 1e6, lambda: fio(path, seconds, block) / 1e6, 0.85)
+    yield "JPEG, whole images a CPU second, against libjpeg-turbo", decode(SIDE), lambda: alone.rate(files, seconds), 0.9
+    yield f"JPEG, crops of {CROP}, against whole images of libjpeg-turbo", decode(CROP), \
+        lambda: alone.rate(files, seconds), None
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="data.sh", description=__doc__)
     parser.add_argument("--images", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--record", help="write the figures to this file as JSON")
+    parser.add_argument("--record", action="store_true", help="append a table to tests/bench/RESULTS.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cores, figures = min(2, len(os.sched_getaffinity(0))), {}
-    folder = tempfile.mkdtemp(prefix="lockstep-bench-")
-    try:
-        path = os.path.join(folder, "images.h5")
-        make_file(path, options.images)
-        where, seconds = path + ":/train", options.seconds
-
-        def rate(*arguments):
-            return lambda: ours(where, *arguments, seconds=seconds)["images_per_s"]
-
-        for name, as_float, flag in (("uint8", False, ()), ("float32", True, ("--float32",))):
-            one, many, theirs, cpu = median_of(
-                options.rounds, rate("--readers", "1", *flag), rate("--readers", str(cores), *flag),
-                lambda a=as_float: peer(path, a, cores, seconds),
-                lambda f=flag: ours(where, "--readers", "1", *f, seconds=seconds)["cpu_s_per_1000_images"])
-            figures[name] = {"one_reader": one, "per_cpu_s": 1000 / cpu, f"readers_{cores}": many,
-                             f"h5py_dataloader_workers_{cores}": theirs, "ratio": many / theirs, "scaling": many / one}
-            print(f"{name:8} {one:9,.0f} images/s with one reader ({1000 / cpu:,.0f} per CPU second), {many:9,.0f} with "
-                  f"{cores}; h5py + DataLoader {theirs:7,.0f} with {cores} workers: {many / theirs:.1f} times", flush=True)
-        result = ours(where, "--readers", "2", "--direct", seconds=seconds)
-        disk = fio(path, seconds, int(result["bytes_per_s"] / result["images_per_s"]) // 4096 * 4096)
-        figures["direct"] = {"bytes_per_s": result["bytes_per_s"], "fio_bytes_per_s": disk}
-        if disk:
-            print(f"direct   {result['bytes_per_s'] / 1e6:9,.0f} MB/s past the page cache; fio {disk / 1e6:,.0f} MB/s: "
-                  f"{result['bytes_per_s'] / disk:.2f}")
-        files = make_jpegs(os.path.join(folder, "jpeg"), path, min(options.images, 1024))
-        encoded = os.path.join(folder, "encoded.h5")
-        subprocess.run([LOCKSTEP, "data", "import", os.path.join(folder, "jpeg"), encoded, "--encoded"], check=True,
-                       stdout=subprocess.DEVNULL)
-        alone = Jpeg()
-        crop, whole, library = median_of(
-            options.rounds,
-            lambda: 1000 / ours(encoded + ":/train", "--readers", "1", seconds=seconds)["cpu_s_per_1000_images"],
-            lambda: 1000 / ours(encoded + ":/train", "--readers", "1", seconds=seconds, crop=SIDE)["cpu_s_per_1000_images"],
-            lambda: alone.rate(files, seconds))
-        figures["jpeg"] = {"crop_per_cpu_s": crop, "whole_per_cpu_s": whole, "libjpeg_turbo_per_cpu_s": library,
-                           "ratio": whole / library, "crop_ratio": crop / library}
-        print(f"JPEG     {whole:9,.0f} whole images, {crop:,.0f} crops of {CROP} per CPU second; libjpeg-turbo alone "
-              f"{library:,.0f} whole ones: {whole / library:.2f} and {crop / library:.2f}")
-        if options.record:
-            with open(options.record, "w", encoding="utf-8") as file:
-                json.dump(figures, file, indent=1)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="lockstep-bench-") as folder:
+        for what, measure, beside, bar in cases(folder, options):
+            pairs = [(measure(), beside()) for _ in range(options.pairs)]
+            ratios = [a / b for a, b in pairs]
+            ratio, values = statistics.median(ratios), [statistics.median(p[i] for p in pairs) for i in (0, 1)]
+            verdict = "" if bar is None else f", bar {bar} {'met' if ratio >= bar else 'missed'}"
+            print(f"{what}: {values[0]:,.0f} against {values[1]:,.0f}, ratio {ratio:.2f} "
+                  f"({min(ratios):.2f}-{max(ratios):.2f}){verdict}", flush=True)
+            lines.append(f"| {what} | {values[0]:,.0f} | {values[1]:,.0f} | **{ratio:.2f}** ({min(ratios):.2f}–"
+                         f"{max(ratios):.2f}) |\n")
+    if options.record:
+        with open(os.path.join(HERE, "RESULTS.md"), "a", encoding="utf-8") as file:
+            file.write(f"\n## {datetime.date.today()}: {processor()}, {os.cpu_count()} cores: the loader\n\n"
+                       f"`tests/bench/data.sh {' '.join(sys.argv[1:])}`: {SIDE}x{SIDE}x3, random crop {CROP}, flip, page "
+                       "cache, images/s unless said otherwise.\n\n| what | ours | beside it | ratio |\n|---|---|---|---|\n"
+                       + "".join(lines))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

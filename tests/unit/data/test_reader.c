@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -60,7 +61,13 @@ static void read_parts(const struct ls_dataset *dataset, bool direct, const uint
     }
     for (int i = DEPTH - 1; i >= 0; i--) {
       struct ls_pixels pixels;
-      if (ls_reader_take(reader, i, &pixels, &err) != LS_OK) fail_msg("%s", err.text);
+      uint8_t rows[HEIGHT * WIDTH * 3];
+      if (round % 2 && ls_reader_has_rows(reader)) {
+        if (ls_reader_take_rows(reader, i, rows, &err) != LS_OK) fail_msg("%s", err.text);
+        pixels = (struct ls_pixels){rows, (size_t)(rect[i].width * channels), 0};
+      } else if (ls_reader_take(reader, i, &pixels, &err) != LS_OK) {
+        fail_msg("%s", err.text);
+      }
       for (int64_t y = 0; y < rect[i].height; y++) {
         const uint8_t *row =
             whole +
@@ -89,6 +96,36 @@ static void test_raw(void **state) {
     ls_reader_free(reader);
     read_parts(dataset, true, whole);
   }
+  free(whole);
+  ls_dataset_close(dataset);
+}
+
+// More rows than one call to the kernel takes pieces.
+static void test_tall(void **state) {
+  (void)state;
+  enum { ROWS = 1700, COLUMNS = 5, WANTED = ROWS - 3 };
+  hid_t file = test_h5("tall.h5");
+  test_h5_images(file, 2, ROWS, COLUMNS, 3, 5, H5P_DEFAULT);
+  H5Fclose(file);
+  struct ls_dataset *dataset = open_dataset("tall.h5");
+  struct ls_reader *reader;
+  struct ls_error err = LS_ERROR_INIT;
+  assert_int_equal(ls_reader_new(dataset, false, 1, &reader, &err), LS_OK);
+  assert_true(ls_reader_has_rows(reader));
+  const struct ls_rect rect = {2, 1, WANTED, 3};
+  uint8_t *whole = test_pixels(2, ROWS, COLUMNS, 3), *rows = malloc((size_t)WANTED * 9);
+  assert_int_equal(ls_reader_queue(reader, 0, 1, &rect, &err), LS_OK);
+  assert_int_equal(ls_reader_take_rows(reader, 0, rows, &err), LS_OK);
+  assert_int_equal(ls_reader_bytes(reader), ((size_t)WANTED - 1) * COLUMNS * 3 + 9);
+  for (size_t y = 0; y < WANTED; y++)
+    assert_memory_equal(rows + y * 9, whole + (((size_t)ROWS + y + 2) * COLUMNS + 1) * 3, 9);
+  // A file that got shorter since it was opened.
+  assert_int_equal(ls_reader_queue(reader, 0, 1, &rect, &err), LS_OK);
+  assert_int_equal(truncate(test_path("tall.h5"), (off_t)dataset->images_offset + (ROWS + 100) * COLUMNS * 3), 0);
+  assert_int_equal(ls_reader_take_rows(reader, 0, rows, &err), LS_CORRUPT);
+  assert_non_null(strstr(err.text, "got shorter"));
+  ls_reader_free(reader);
+  free(rows);
   free(whole);
   ls_dataset_close(dataset);
 }
@@ -278,8 +315,9 @@ static void test_encoded(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_raw),        cmocka_unit_test(test_chunked),       cmocka_unit_test(test_chunked_grey),
-      cmocka_unit_test(test_bad_chunks), cmocka_unit_test(test_damaged_chunk), cmocka_unit_test(test_encoded),
+      cmocka_unit_test(test_raw),          cmocka_unit_test(test_tall),       cmocka_unit_test(test_chunked),
+      cmocka_unit_test(test_chunked_grey), cmocka_unit_test(test_bad_chunks), cmocka_unit_test(test_damaged_chunk),
+      cmocka_unit_test(test_encoded),
   };
   return cmocka_run_group_tests(tests, test_folder_make, test_folder_remove);
 }
