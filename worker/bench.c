@@ -60,6 +60,7 @@ static ls_status measure_training(struct bench *b, struct ls_error *err) {
   struct trainer *t = b->trainer;
   t->after_step = after_step;
   t->user = b;
+  t->target_step = UINT64_MAX;
   t->sgd = (struct ls_sgd){.learning_rate = 1e-3F, .momentum = 0.9F, .weight_decay = 1e-4F};
   b->begun_ns = ls_clock_ns();
   return trainer_run(t, COMMAND_TRAIN, err);
@@ -118,7 +119,7 @@ static ls_status divide(const struct ls_bench_options *o, int *workers, int *sha
     return ls_fail(err, LS_INVALID, "%u shards: must be a power of two that divides the batch of %u", o->shards,
                    o->batch);
   }
-  LS_TRY(trainer_worker_count(o->devices, true, o->shards ? (int)o->shards : most, workers, err));
+  LS_TRY(trainer_worker_count(o->devices, true, o->shards ? (int)o->shards : most, 0, workers, err));
   *shards = o->shards ? (int)o->shards : *workers;
   return LS_OK;
 }

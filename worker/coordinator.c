@@ -281,14 +281,7 @@ static ls_status open_data(struct run *r, struct ls_error *err) {
   return LS_OK;
 }
 
-static ls_status check_kind(const Lockstep__V1__Job *job, struct ls_error *err) {
-  if (job->devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU && !ls_backend_cuda()) {
-    return ls_fail(
-        err, LS_UNSUPPORTED,
-        "key 'devices.kind': gpu was asked for, but this build has no CUDA backend: it was made without %s; use "
-        "cpu or auto",
-        ls_backend_cuda_missing());
-  }
+static ls_status check_precision(const Lockstep__V1__Job *job, struct ls_error *err) {
   if (job->precision != LOCKSTEP__V1__PRECISION__PRECISION_FLOAT32) {
     return ls_fail(err, LS_UNSUPPORTED, "key 'precision': the CPU computes in float32 only");
   }
@@ -317,16 +310,19 @@ static char *job_text(const struct run *r) {
 }
 
 static ls_status prepare(struct run *r, struct ls_error *err) {
-  LS_TRY(check_kind(r->job, err));
+  struct trainer_options options = {.ops = r->options->backend, .devices = (int)r->options->backend_devices};
   int workers;
+  if (!options.ops) LS_TRY(trainer_backend(r->job->devices->kind, &options.ops, &options.devices, err));
+  LS_TRY(check_precision(r->job, err));
   unsigned wanted = r->options->devices ? r->options->devices : r->job->devices->has_count ? r->job->devices->count : 0;
-  LS_TRY(trainer_worker_count(wanted, r->job->devices->oversubscribe, (int)r->job->shards, &workers, err));
-  struct trainer_options options = {.network = r->job->network,
-                                    .batch = r->job->batch_size,
-                                    .shards = (int)r->job->shards,
-                                    .workers = workers,
-                                    .training = true,
-                                    .evaluation = r->job->data->validation && *r->job->data->validation};
+  LS_TRY(trainer_worker_count(wanted, r->job->devices->oversubscribe, (int)r->job->shards, options.devices, &workers,
+                              err));
+  options.network = r->job->network;
+  options.batch = r->job->batch_size;
+  options.shards = (int)r->job->shards;
+  options.workers = workers;
+  options.training = true;
+  options.evaluation = r->job->data->validation && *r->job->data->validation;
   LS_TRY(trainer_new(&options, r->job, &r->trainer, err));
   r->trainer->after_step = after_step;
   r->trainer->user = r;
@@ -434,7 +430,7 @@ static ls_status train_all(struct run *r, bool *was_stopped, struct ls_error *er
   struct trainer *t = r->trainer;
   r->loader_options.first_batch = t->step;
   r->last_checkpoint_ns = ls_clock_ns();
-  LS_TRY(ls_loader_new(&r->loader_options, &t->loader, err));
+  LS_TRY(trainer_loader_new(t, &r->loader_options, &t->loader, err));
   while (t->step < r->total_steps && !stop_requested(r)) {
     LS_TRY(train_on(r, err));
     bool timed = r->checkpoint_every.unit == LS_EVERY_SECONDS &&

@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "backend/backend.h"
 #include "base/error.h"
 #include "lockstep/v1/event.pb-c.h"
 #include "lockstep/v1/job.pb-c.h"
@@ -40,6 +41,9 @@ struct ls_train_options {
   // Told of every event after it is in the log, from any of the coordinator's threads, one at a time; may be NULL.
   void (*event)(void *user, const Lockstep__V1__Event *event);
   void *user;
+  // For tests: this backend with so many devices, whatever the job says. NULL: by the job.
+  const struct ls_backend_ops *backend;
+  unsigned backend_devices;
   const char *profile;  // Chrome trace file to write; NULL: none
 };
 

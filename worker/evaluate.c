@@ -61,6 +61,30 @@ ls_status worker_evaluate(struct worker *w, struct ls_error *err) {
   return LS_OK;
 }
 
+static ls_status allocate_pinned(void *user, size_t bytes, void **memory, struct ls_error *err) {
+  struct worker *w = user;
+  return w->backend.ops->allocate(&w->backend, LS_MEMORY_PINNED, bytes, memory, err);
+}
+
+static void release_pinned(void *user, void *memory, size_t bytes) {
+  struct worker *w = user;
+  w->backend.ops->release(&w->backend, LS_MEMORY_PINNED, memory, bytes);
+}
+
+ls_status trainer_loader_new(struct trainer *t, const struct ls_loader_options *options, struct ls_loader **loader,
+                             struct ls_error *err) {
+  struct ls_loader_options o = *options;
+  ls_loader_normalisation(&o, t->normalisation.scale, t->normalisation.bias);
+  if (t->devices) {
+    o.output = LS_U8;
+    o.channels_last = true;
+    o.allocate = allocate_pinned;
+    o.release = release_pinned;
+    o.user = &t->worker[0];
+  }
+  return ls_loader_new(&o, loader, err);
+}
+
 void trainer_loader_options(const struct trainer *t, const Lockstep__V1__Job *job, const struct ls_dataset_info *info,
                             struct ls_loader_options *options) {
   struct ls_shape in = ls_graph_input_shape(t->graph);
@@ -89,6 +113,7 @@ ls_status trainer_evaluate(struct trainer *t, struct ls_dataset *dataset, const 
                            struct ls_error *err) {
   struct ls_loader_options options = *base;
   struct ls_loader *training = t->loader;
+  const struct normalisation normalisation = t->normalisation;
   options.dataset = dataset;
   options.training = false;
   options.first_batch = 0;
@@ -106,10 +131,11 @@ ls_status trainer_evaluate(struct trainer *t, struct ls_dataset *dataset, const 
     if (!t->view_sums || !t->view_labels) return ls_fail(err, LS_NO_MEMORY, "no memory for an evaluation");
   }
   LS_TRY(trainer_refresh(t, err));
-  LS_TRY(ls_loader_new(&options, &t->loader, err));
+  LS_TRY(trainer_loader_new(t, &options, &t->loader, err));
   ls_status status = trainer_run(t, COMMAND_EVALUATE, err);
   ls_loader_free(t->loader);
   t->loader = training;
+  t->normalisation = normalisation;
   memset(t->evaluation, 0, sizeof t->evaluation);
   for (size_t i = 0; i < parts; i++) t->evaluation[i % LS_METRICS] += t->evaluation_parts[i];
   if (t->view_sums && status == LS_OK) sum_views(t, samples);

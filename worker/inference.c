@@ -32,7 +32,7 @@ static ls_status open_model(const char *path, int64_t batch, unsigned devices, b
   int shards = (int)m->job->shards, workers;
   if (batch == 0) batch = m->job->batch_size;
   while (batch % shards) shards /= 2;
-  LS_TRY(trainer_worker_count(devices, true, shards, &workers, err));
+  LS_TRY(trainer_worker_count(devices, true, shards, 0, &workers, err));
   struct trainer_options options = {.network = m->job->network,
                                     .batch = batch,
                                     .shards = shards,

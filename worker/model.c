@@ -2,7 +2,7 @@
 // the workers sleep: uses worker 0's backend context.
 #include <stdlib.h>
 
-#include "worker/trainer.h"
+#include "worker/device.h"
 
 static const struct ls_plan *plan_of(const struct trainer *t) {
   return t->worker[0].plan ? t->worker[0].plan : t->worker[0].evaluation_plan;
@@ -33,7 +33,7 @@ static bool lies_plain(struct trainer *t, int index) {
 ls_status model_initialise(struct trainer *t, uint64_t seed, struct ls_error *err) {
   for (int i = 0; i < ls_graph_parameter_count(t->graph); i++) {
     const struct ls_parameter *p = ls_graph_parameter(t->graph, i);
-    if (lies_plain(t, i)) {  // in place: the weights of a large layer twice would be the peak of memory
+    if (!t->devices && lies_plain(t, i)) {  // in place: the weights of a large layer twice would be the peak of memory
       LS_TRY(ls_graph_initial_values(t->graph, i, seed, place(t, i, false), err));
       continue;
     }
@@ -44,7 +44,7 @@ ls_status model_initialise(struct trainer *t, uint64_t seed, struct ls_error *er
     free(values);
     if (status != LS_OK) return status;
   }
-  return LS_OK;
+  return t->devices ? device_spread(t, err) : LS_OK;
 }
 
 ls_status model_load(struct trainer *t, const struct ls_snapshot *s, struct ls_error *err) {
@@ -52,10 +52,11 @@ ls_status model_load(struct trainer *t, const struct ls_snapshot *s, struct ls_e
     LS_TRY(put(t, i, s->parameters[i], false, err));
     if (t->momentum && s->momentum[i]) LS_TRY(put(t, i, s->momentum[i], true, err));
   }
-  return LS_OK;
+  return t->devices ? device_spread(t, err) : LS_OK;
 }
 
 ls_status model_save(struct trainer *t, struct ls_snapshot *s, struct ls_error *err) {
+  if (t->devices) LS_TRY(device_gather(t, err));
   for (int i = 0; i < ls_graph_parameter_count(t->graph); i++) {
     LS_TRY(get(t, i, false, s->parameters[i], err));
     if (t->momentum && s->momentum[i]) LS_TRY(get(t, i, true, s->momentum[i], err));

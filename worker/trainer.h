@@ -30,6 +30,14 @@ struct segment {
   float share, statistic_scale;  // running statistics
 };
 
+// What stored pixels become: value * scale + bias of the channel. Done by the loader, or on a device.
+struct normalisation {
+  float scale[4], bias[4];
+};
+
+struct device_worker;  // device.h
+struct device_slabs;
+
 enum worker_command { COMMAND_TRAIN, COMMAND_REFRESH, COMMAND_EVALUATE, COMMAND_QUIT };
 
 // What a profile adds up: kinds of time in a step.
@@ -50,15 +58,20 @@ struct worker {
   float *tiles;                                 // [tree buffers of all shards][LS_TILE_ROWS][LS_TILE_COLUMNS]
   struct ls_binding *evaluation_binding;
   struct ls_step_parameters *step_parameters;
-  float *evaluation_metrics;  // LS_METRICS
-  int64_t wait_ns;            // for data, since the last report
-  struct ls_error error;      // why this worker failed
+  float *evaluation_metrics;     // LS_METRICS
+  struct device_worker *device;  // NULL on the host's cores
+  int64_t wait_ns;               // for data, since the last report
+  struct ls_error error;         // why this worker failed
 };
 
 struct trainer {
   const Lockstep__V1__Job *job;  // NULL in the benchmark
   struct ls_graph *graph;
   const struct ls_backend_ops *ops;
+  int devices;                         // with memory of their own, that the workers share out; 0: the host's cores
+  struct device_slabs *slabs;          // [devices]
+  enum ls_dtype dtype;                 // of activations and their gradients
+  struct normalisation normalisation;  // of the loader at hand
   int shards, workers, shards_each;
   int64_t batch, shard_batch;
   bool training;
@@ -107,6 +120,8 @@ struct trainer {
 };
 
 struct trainer_options {
+  const struct ls_backend_ops *ops;  // NULL: the CPU
+  int devices;                       // of `ops`, where they have memory of their own: how many are there
   const Lockstep__V1__Network *network;
   int64_t batch;
   int shards, workers;
@@ -116,9 +131,14 @@ struct trainer_options {
   bool use_all_cores;
 };
 
-// How many workers: `wanted` (0: as many as there are cores, at most shards), checked. An error sentence says what is
-// allowed.
-ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int *workers, struct ls_error *err);
+// choice.c: the backend of a kind of device, and how many devices there are (0: the host's cores).
+ls_status trainer_backend(Lockstep__V1__DeviceKind kind, const struct ls_backend_ops **ops, int *devices,
+                          struct ls_error *err);
+// How many workers: `wanted` (0: as many as there are devices or cores, at most shards), checked. An error sentence says
+// what is allowed.
+ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int devices, int *workers,
+                               struct ls_error *err);
+int trainer_core_count(void);
 
 // Builds graph, plans, slabs and threads. The parameters are not set yet.
 // `job`: NULL in the benchmark.
@@ -150,6 +170,11 @@ ls_status model_save(struct trainer *trainer, struct ls_snapshot *snapshot, stru
 // used for every set when the job names none; NULL: unknown.
 void trainer_loader_options(const struct trainer *trainer, const Lockstep__V1__Job *job,
                             const struct ls_dataset_info *info, struct ls_loader_options *options);
+
+// The loader of the command at hand: what workers on a device take as it is stored, in page-locked memory. *loader stays
+// the caller's.
+ls_status trainer_loader_new(struct trainer *trainer, const struct ls_loader_options *options,
+                             struct ls_loader **loader, struct ls_error *err);
 
 // evaluate.c: makes the folded weights of evaluation plans from the parameters; before COMMAND_EVALUATE, and anew after
 // training or loading.

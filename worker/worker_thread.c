@@ -7,39 +7,12 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "worker/trainer.h"
+#include "worker/device.h"
 
 uint64_t peak_rss_bytes(void) {
   struct rusage usage;
   getrusage(RUSAGE_SELF, &usage);
   return (uint64_t)usage.ru_maxrss * 1024;
-}
-
-static int core_count(void) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0 ? CPU_COUNT(&set) : 1;
-}
-
-ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int *workers, struct ls_error *err) {
-  int cores = core_count(), most = 1;
-  while (2 * most <= cores && 2 * most <= shards) most *= 2;
-  if (wanted == 0) {
-    *workers = most;
-    return LS_OK;
-  }
-  if (wanted & (wanted - 1))
-    return ls_fail(err, LS_INVALID, "%u devices were asked for; the number must be a power of two", wanted);
-  if ((int)wanted > shards)
-    return ls_fail(err, LS_INVALID, "%u devices are more than the %d shards of a batch", wanted, shards);
-  if ((int)wanted > cores && !oversubscribe) {
-    return ls_fail(
-        err, LS_INVALID,
-        "%u devices were asked for, this machine has %d cores; devices.oversubscribe: true lets workers share them",
-        wanted, cores);
-  }
-  *workers = (int)wanted;
-  return LS_OK;
 }
 
 // Pins to a core of those allowed, so that a worker keeps its caches. Not when workers share cores: the kernel balances
@@ -68,8 +41,9 @@ static ls_status build_plans(struct worker *w, const struct trainer_options *o, 
   struct trainer *t = w->trainer;
   struct ls_plan_options options = {.batch = t->shard_batch,
                                     .training = true,
-                                    .dtype = LS_F32,
+                                    .dtype = t->dtype,
                                     .loss_images = t->batch,
+                                    .input_channels_last = t->devices > 0,
                                     .factors = t->ops->outer_sum != NULL};
   if (o->training) LS_TRY(ls_plan_build(t->graph, &w->backend, &options, &w->plan, err));
   options.training = false;
@@ -80,8 +54,8 @@ static ls_status build_plans(struct worker *w, const struct trainer_options *o, 
 
 static const struct ls_plan *any_plan(const struct worker *w) { return w->plan ? w->plan : w->evaluation_plan; }
 
-// The slabs that all workers share; made by worker 0.
-static ls_status make_shared(struct worker *w, struct ls_error *err) {
+// What all workers know of the slabs: their sizes and who updates what how. Made by worker 0.
+static ls_status make_table(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   const struct ls_plan *plan = any_plan(w);
   t->parameter_floats = (int64_t)(ls_plan_parameter_bytes(plan) / sizeof(float));
@@ -89,12 +63,6 @@ static ls_status make_shared(struct worker *w, struct ls_error *err) {
   t->gradient_floats = (int64_t)(ls_plan_gradient_bytes(plan) / sizeof(float));
   t->summed_floats = (int64_t)(ls_plan_metrics_offset(plan) / sizeof(float));
   t->factor_bytes = ls_plan_factor_bytes(plan);
-  LS_TRY(allocate(w, ls_plan_parameter_bytes(plan) + 64, &t->parameters, err));
-  memset(t->parameters, 0, ls_plan_parameter_bytes(plan));
-  if (w->plan) {
-    LS_TRY(allocate(w, ls_plan_learned_bytes(plan) + 64, &t->momentum, err));
-    memset(t->momentum, 0, ls_plan_learned_bytes(plan));
-  }
   t->segments = calloc((size_t)ls_plan_parameter_count(plan) + 1, sizeof *t->segments);
   if (!t->segments) return ls_fail(err, LS_NO_MEMORY, "no memory for the parameters' table");
   bool decay_all = !t->job || t->job->optimizer->sgd->decay_all;
@@ -110,6 +78,18 @@ static ls_status make_shared(struct worker *w, struct ls_error *err) {
                                                        .share = p->parameter->running_momentum,
                                                        .statistic_scale = p->statistic_scale};
   }
+  return LS_OK;
+}
+
+// The slabs that all workers on the host's cores share; made by worker 0.
+static ls_status make_shared(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  const struct ls_plan *plan = any_plan(w);
+  LS_TRY(allocate(w, ls_plan_parameter_bytes(plan) + 64, &t->parameters, err));
+  memset(t->parameters, 0, ls_plan_parameter_bytes(plan));
+  if (!w->plan) return LS_OK;
+  LS_TRY(allocate(w, ls_plan_learned_bytes(plan) + 64, &t->momentum, err));
+  memset(t->momentum, 0, ls_plan_learned_bytes(plan));
   return LS_OK;
 }
 
@@ -154,6 +134,7 @@ static ls_status make_bindings(struct worker *w, struct ls_error *err) {
 }
 
 static void release_worker(struct worker *w) {
+  if (w->backend.ops) device_release(w);
   for (int i = 0; i < LS_MAX_WORKERS; i++) ls_binding_free(w->bindings[i]);
   for (int i = 0; i < LS_MAX_TREE_BUFFERS; i++) {
     if (w->backend.ops) w->backend.ops->release(&w->backend, LS_MEMORY_DEVICE, w->gradients[i], 0);
@@ -168,17 +149,34 @@ static void release_worker(struct worker *w) {
   w->backend.ops->close(&w->backend);
 }
 
+static ls_status meet(struct worker *w, struct ls_error *err) {
+  return ls_barrier_wait(&w->trainer->barrier) ? LS_OK : ls_fail(err, LS_CANCELLED, "another worker failed");
+}
+
+static ls_status set_up_on_device(struct worker *w, const struct trainer_options *o, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  LS_TRY(t->ops->open(device_of(t, w->index), &w->backend, err));
+  LS_TRY(build_plans(w, o, err));
+  if (w->index == 0) LS_TRY(make_table(w, err));
+  LS_TRY(meet(w, err));
+  LS_TRY(device_make(w, err));
+  LS_TRY(meet(w, err));
+  return device_bind(w, err);
+}
+
 // What a thread does before its first command. Worker 0 makes the shared slabs; the others wait for them.
 static ls_status set_up(struct worker *w, const struct trainer_options *o, struct ls_error *err) {
   struct trainer *t = w->trainer;
-  int threads = o->use_all_cores && !o->training && t->ops->use_threads ? core_count() / t->workers : 1;
+  if (t->devices > 0) return set_up_on_device(w, o, err);
+  int threads = o->use_all_cores && !o->training && t->ops->use_threads ? trainer_core_count() / t->workers : 1;
   if (threads <= 1) pin(w);
   LS_TRY(t->ops->open(w->index, &w->backend, err));
   if (threads > 1) t->ops->use_threads(&w->backend, w->index * threads, threads);
   LS_TRY(build_plans(w, o, err));
   LS_TRY(make_activations(w, err));
+  if (w->index == 0) LS_TRY(make_table(w, err));
   if (w->index == 0) LS_TRY(make_shared(w, err));
-  if (!ls_barrier_wait(&t->barrier)) return ls_fail(err, LS_CANCELLED, "another worker failed");
+  LS_TRY(meet(w, err));
   return make_bindings(w, err);
 }
 
@@ -199,6 +197,10 @@ static void report_done(struct worker *w, ls_status status) {
 }
 
 static ls_status do_command(struct worker *w, enum worker_command command) {
+  if (w->trainer->devices > 0) {
+    if (command == COMMAND_TRAIN) return device_train(w, &w->error);
+    return command == COMMAND_EVALUATE ? device_evaluate(w, &w->error) : device_refresh(w, &w->error);
+  }
   if (command == COMMAND_TRAIN) return worker_train(w, &w->error);
   if (command == COMMAND_EVALUATE) return worker_evaluate(w, &w->error);
   return w->index == 0 ? ls_binding_refresh(w->evaluation_binding, NULL, &w->error) : LS_OK;
@@ -287,19 +289,25 @@ ls_status trainer_new(const struct trainer_options *o, const Lockstep__V1__Job *
   struct trainer *t = calloc(1, sizeof *t);
   if (!t) return ls_fail(err, LS_NO_MEMORY, "no memory for the coordinator");
   t->job = job;
-  t->ops = ls_backend_cpu();
+  t->ops = o->ops ? o->ops : ls_backend_cpu();
+  t->dtype = LS_F32;
+  if (t->ops->device) {
+    t->devices = o->devices < o->workers ? o->devices : o->workers;
+  }
   t->shards = o->shards;
   t->workers = o->workers;
   t->shards_each = o->shards / o->workers;
   t->batch = o->batch;
   t->shard_batch = o->batch / o->shards;
-  ls_barrier_init(&t->barrier, t->workers, core_count() >= t->workers);
-  t->share_cores = core_count() < t->workers;
-  sem_init(&t->cores, 0, (unsigned)core_count());
+  ls_barrier_init(&t->barrier, t->workers, trainer_core_count() >= t->workers);
+  t->share_cores = !t->devices && trainer_core_count() < t->workers;
+  sem_init(&t->cores, 0, (unsigned)trainer_core_count());
   pthread_mutex_init(&t->lock, NULL);
   pthread_cond_init(&t->commanded, NULL);
   pthread_cond_init(&t->finished, NULL);
   ls_status status = ls_graph_build(o->network, &t->graph, err);
+  t->slabs = calloc((size_t)t->devices + 1, sizeof *t->slabs);
+  if (status == LS_OK && !t->slabs) status = ls_fail(err, LS_NO_MEMORY, "no memory for the coordinator");
   if (status == LS_OK) status = start_workers(t, o, err);
   if (status != LS_OK) {
     trainer_free(t);
@@ -316,8 +324,11 @@ void trainer_free(struct trainer *t) {
     if (t->worker[i].started) pthread_join(t->worker[i].thread, NULL);
   }
   ls_graph_free(t->graph);
-  free(t->parameters);
-  free(t->momentum);
+  if (!t->devices) {  // on devices: theirs
+    free(t->parameters);
+    free(t->momentum);
+  }
+  free(t->slabs);
   free(t->segments);
   free(t->evaluation_parts);
   free(t->view_sums);

@@ -14,95 +14,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/file.h"
-#include "data/writer.h"
-#include "spec/spec.h"
+#include "support/small_job.h"
 #include "worker/bench.h"
 #include "worker/coordinator.h"
 #include "worker/inference.h"
-
-enum { SIDE = 12, CLASSES = 4, TRAIN = 96, TEST = 40 };
-
-static char folder[] = "/tmp/lockstep-train-XXXXXX";
-
-static const char job_text[] =
-    "name: small\n"
-    "network:\n"
-    "  name: small\n"
-    "  input: {channels: 1, height: 12, width: 12}\n"
-    "  layers:\n"
-    "    - {convolution: {filters: 6, kernel: 3, pad: 1, bias: false}}\n"
-    "    - {batch_norm: {}}\n"
-    "    - relu\n"
-    "    - {max_pool: {kernel: 2}}\n"
-    "    - {fully_connected: {units: 16}}\n"
-    "    - relu\n"
-    "    - {dropout: {rate: 0.2}}\n"
-    "    - {fully_connected: {units: 4}}\n"
-    "    - {softmax_cross_entropy: {}}\n"
-    "batch_size: 16\n"
-    "shards: 4\n"
-    "devices: {kind: cpu, oversubscribe: true}\n"
-    "epochs: 4\n"
-    "optimizer: {sgd: {learning_rate: 0.05, momentum: 0.9}}\n"
-    "augment: [{horizontal_flip: {}}]\n"
-    "checkpoint: {every: 3 steps, keep: 2}\n";
-
-// The class decides which rows are bright.
-static void put_images(struct ls_data_writer *writer, const char *name, int count) {
-  struct ls_data_shape shape = {.count = count, .height = SIDE, .width = SIDE, .channels = 1};
-  struct ls_data_group *group;
-  struct ls_error err = LS_ERROR_INIT;
-  assert_int_equal(ls_data_writer_group(writer, name, &shape, &group, &err), LS_OK);
-  for (int i = 0; i < count; i++) {
-    uint8_t pixels[SIDE * SIDE];
-    for (int p = 0; p < SIDE * SIDE; p++)
-      pixels[p] = (uint8_t)((p / SIDE / 3 == i % CLASSES ? 200 : 30) + (p * 7 + i * 13) % 23);
-    struct ls_data_sample sample = {.data = pixels, .size = sizeof pixels, .label = i % CLASSES};
-    ls_data_sum(pixels, SIDE * SIDE, 1, &sample.sums);
-    assert_int_equal(ls_data_group_put(group, &sample, &err), LS_OK);
-  }
-  assert_int_equal(ls_data_group_finish(group, &err), LS_OK);
-}
-
-static char *in_folder(const char *name) {
-  char *path = ls_path_join(folder, name);
-  assert_non_null(path);
-  return path;
-}
-
-static int set_up(void **state) {
-  (void)state;
-  if (!mkdtemp(folder)) return -1;
-  struct ls_error err = LS_ERROR_INIT;
-  struct ls_data_writer *writer;
-  char *path = in_folder("data.h5");
-  assert_int_equal(ls_data_writer_open(path, &writer, &err), LS_OK);
-  put_images(writer, "train", TRAIN);
-  put_images(writer, "test", TEST);
-  assert_int_equal(ls_data_writer_close(writer, true, &err), LS_OK);
-  free(path);
-  return 0;
-}
-
-static int tear_down(void **state) {
-  (void)state;
-  return ls_folder_remove(folder, NULL);
-}
-
-static Lockstep__V1__Job *make_job(void) {
-  char train[128], validation[128];
-  snprintf(train, sizeof train, "data.train=%s/data.h5:/train", folder);
-  snprintf(validation, sizeof validation, "data.validation=%s/data.h5:/test", folder);
-  const char *settings[] = {train, validation};
-  struct ls_error err = LS_ERROR_INIT;
-  ProtobufCMessage *message = NULL;
-  ls_status status =
-      ls_spec_parse(job_text, strlen(job_text), "job", &lockstep__v1__job__descriptor, settings, 2, &message, &err);
-  if (status == LS_OK) status = ls_spec_complete_job((Lockstep__V1__Job *)message, &err);
-  if (status != LS_OK) fail_msg("%s", err.text);
-  return (Lockstep__V1__Job *)message;
-}
 
 struct seen {
   atomic_int inside;  // callers of the callback at the same time
@@ -126,8 +41,8 @@ static void on_event(void *user, const Lockstep__V1__Event *event) {
 static enum ls_worker_exit train(const char *name, unsigned devices, unsigned attempt, struct seen *seen,
                                  struct ls_train_result *result) {
   struct ls_error err = LS_ERROR_INIT;
-  Lockstep__V1__Job *job = make_job();
-  char *path = in_folder(name);
+  Lockstep__V1__Job *job = small_job(NULL);
+  char *path = small_path(name);
   assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
   struct ls_train_options options = {.job = job,
                                      .folder = path,
@@ -177,7 +92,7 @@ static void test_stop_and_resume(void **state) {
 static void test_model_at_work(void **state) {
   (void)state;
   struct ls_error err = LS_ERROR_INIT;
-  char *model = in_folder("one/final.h5");
+  char *model = small_path("one/final.h5");
   struct ls_evaluate_options options = {.model = model, .devices = 2};
   struct ls_evaluate_result result;
   if (ls_evaluate(&options, &result, &err) != LS_OK) fail_msg("%s", err.text);
@@ -200,7 +115,7 @@ static void test_model_at_work(void **state) {
 static void test_bench(void **state) {
   (void)state;
   struct ls_error err = LS_ERROR_INIT;
-  Lockstep__V1__Job *job = make_job();
+  Lockstep__V1__Job *job = small_job(NULL);
   struct ls_bench_options options = {.network = job->network, .batch = 16, .steps = 3, .devices = 2, .shards = 4};
   struct ls_bench_result two, one, inference;
   if (ls_bench(&options, &two, &err) != LS_OK) fail_msg("%s", err.text);
@@ -222,5 +137,5 @@ static void test_bench(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_training), cmocka_unit_test(test_stop_and_resume),
                                      cmocka_unit_test(test_model_at_work), cmocka_unit_test(test_bench)};
-  return cmocka_run_group_tests(tests, set_up, tear_down);
+  return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }

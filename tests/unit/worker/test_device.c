@@ -1,0 +1,162 @@
+// Workers on devices with memory of their own, with the CUDA backend's twin as the device: the same job gives the same
+// digest on any number of workers and of devices, shared or not, stopped and resumed on others, and learns as on the CPU.
+#include <math.h>
+#include <stdatomic.h>
+
+#include "backend/cuda/cuda_internal.h"
+#include "support/small_job.h"
+#include "worker/coordinator.h"
+#include "worker/trainer.h"
+
+struct how {
+  const char *folder, *setting;
+  unsigned workers, devices, attempt;
+  uint64_t stop_at;  // stop at the first checkpoint from this step on; 0: do not
+  const struct ls_backend_ops *backend;
+};
+
+struct watch {
+  uint64_t stop_at;
+  atomic_bool stop;
+};
+
+static void on_event(void *user, const Lockstep__V1__Event *event) {
+  struct watch *watch = user;
+  if (watch->stop_at && event->kind_case == LOCKSTEP__V1__EVENT__KIND_CHECKPOINT &&
+      event->checkpoint->step >= watch->stop_at)
+    atomic_store(&watch->stop, true);
+}
+
+static struct ls_train_result train(const struct how *how) {
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_train_result result;
+  struct watch watch = {.stop_at = how->stop_at};
+  Lockstep__V1__Job *job = small_job(how->setting);
+  char *path = small_path(how->folder);
+  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
+  struct ls_train_options options = {.job = job,
+                                     .folder = path,
+                                     .attempt = how->attempt ? how->attempt : 1,
+                                     .devices = how->workers,
+                                     .backend = how->backend,
+                                     .backend_devices = how->devices,
+                                     .stop = &watch.stop,
+                                     .event = on_event,
+                                     .user = &watch};
+  if (ls_train(&options, &result, &err) != LS_OK) fail_msg("%s: %s", how->folder, err.text);
+  free(path);
+  lockstep__v1__job__free_unpacked(job, NULL);
+  return result;
+}
+
+static void test_any_number_of_devices(void **state) {
+  (void)state;
+  static const struct {
+    unsigned workers, devices;
+  } on[] = {{1, 1}, {2, 1}, {4, 1}, {2, 2}, {4, 4}, {4, 2}, {4, 3}, {1, 8}};
+  char first[65] = "";
+  for (size_t i = 0; i < sizeof on / sizeof *on; i++) {
+    char folder[32];
+    snprintf(folder, sizeof folder, "on-%u-%u", on[i].workers, on[i].devices);
+    struct ls_train_result result = train(&(struct how){
+        .folder = folder, .workers = on[i].workers, .devices = on[i].devices, .backend = ls_backend_cuda_twin()});
+    assert_int_equal(result.exit, LS_EXIT_OK);
+    assert_int_equal(result.step, 24);
+    assert_true(result.test_accuracy > 0.9);
+    if (!*first) snprintf(first, sizeof first, "%s", result.parameters_sha256);
+    assert_string_equal(result.parameters_sha256, first);
+  }
+}
+
+static void test_stop_and_resume(void **state) {
+  (void)state;
+  struct how how = {.folder = "parts", .workers = 4, .devices = 4, .stop_at = 6, .backend = ls_backend_cuda_twin()};
+  assert_int_equal(train(&how).exit, LS_EXIT_STOPPED);
+  how = (struct how){
+      .folder = "parts", .workers = 2, .devices = 1, .attempt = 2, .stop_at = 12, .backend = ls_backend_cuda_twin()};
+  assert_int_equal(train(&how).exit, LS_EXIT_STOPPED);
+  how = (struct how){.folder = "parts", .workers = 2, .devices = 2, .attempt = 3, .backend = ls_backend_cuda_twin()};
+  struct ls_train_result rest = train(&how);
+  how = (struct how){.folder = "whole", .workers = 1, .devices = 1, .backend = ls_backend_cuda_twin()};
+  assert_string_equal(rest.parameters_sha256, train(&how).parameters_sha256);
+}
+
+// The devices' loader hands over every batch one step ahead; a ring of one batch must do.
+static void test_ring_of_one(void **state) {
+  (void)state;
+  struct how how = {
+      .folder = "ring", .setting = "prefetch.depth=1", .workers = 4, .devices = 2, .backend = ls_backend_cuda_twin()};
+  struct ls_train_result one = train(&how);
+  how = (struct how){.folder = "ring-whole", .workers = 1, .devices = 1, .backend = ls_backend_cuda_twin()};
+  assert_string_equal(one.parameters_sha256, train(&how).parameters_sha256);
+}
+
+// A failing device ends the job with its reason, on all workers, and is worth another attempt.
+static ls_status lost(struct ls_backend *backend, struct ls_stream *stream, const struct ls_input *input,
+                      struct ls_error *err) {
+  static atomic_int steps;
+  if (atomic_fetch_add(&steps, 1) < 9) return cuda_input(backend, stream, input, err);
+  return ls_fail(err, LS_UNAVAILABLE, "waiting for the GPU: it has fallen off the bus");
+}
+
+static struct ls_backend_ops frail;
+
+static ls_status open_frail(int index, struct ls_backend *backend, struct ls_error *err) {
+  ls_status status = ls_backend_cuda_twin()->open(index, backend, err);
+  backend->ops = &frail;
+  return status;
+}
+
+static void test_lost_device(void **state) {
+  (void)state;
+  static struct ls_device_ops device;
+  device = *ls_backend_cuda_twin()->device;
+  device.input = lost;
+  frail = *ls_backend_cuda_twin();
+  frail.device = &device;
+  frail.open = open_frail;
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_train_result result;
+  Lockstep__V1__Job *job = small_job(NULL);
+  char *path = small_path("lost");
+  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
+  struct ls_train_options options = {
+      .job = job, .folder = path, .attempt = 1, .devices = 4, .backend = &frail, .backend_devices = 2};
+  assert_int_equal(ls_train(&options, &result, &err), LS_UNAVAILABLE);
+  assert_int_equal(result.exit, LS_EXIT_INTERRUPTED);
+  assert_non_null(strstr(err.text, "fallen off the bus"));
+  free(path);
+  lockstep__v1__job__free_unpacked(job, NULL);
+}
+
+static void test_choice(void **state) {
+  (void)state;
+  const struct ls_backend_ops *ops;
+  int devices = -1, workers = 0;
+  struct ls_error err = LS_ERROR_INIT;
+  assert_int_equal(trainer_backend(LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_CPU, &ops, &devices, &err), LS_OK);
+  assert_ptr_equal(ops, ls_backend_cpu());
+  assert_int_equal(devices, 0);
+  ls_status status = trainer_backend(LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU, &ops, &devices, &err);
+  if (status == LS_OK) {
+    assert_true(devices > 0 && ops == ls_backend_cuda());
+  } else {
+    assert_int_equal(status, LS_UNSUPPORTED);
+    assert_non_null(strstr(err.text, ls_backend_cuda() ? "this machine has none" : "no CUDA backend"));
+    assert_int_equal(trainer_backend(LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO, &ops, &devices, &err), LS_OK);
+    assert_ptr_equal(ops, ls_backend_cpu());
+  }
+  assert_int_equal(trainer_worker_count(0, false, 8, 6, &workers, &err), LS_OK);
+  assert_int_equal(workers, 4);
+  assert_int_equal(trainer_worker_count(8, false, 8, 6, &workers, &err), LS_INVALID);
+  assert_non_null(strstr(err.text, "this machine has 6 GPUs"));
+  assert_int_equal(trainer_worker_count(8, true, 8, 1, &workers, &err), LS_OK);
+  assert_int_equal(workers, 8);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_any_number_of_devices),
+                                     cmocka_unit_test(test_stop_and_resume), cmocka_unit_test(test_ring_of_one),
+                                     cmocka_unit_test(test_lost_device), cmocka_unit_test(test_choice)};
+  return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
+}

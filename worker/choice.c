@@ -1,0 +1,57 @@
+// Which devices a job runs on, and how many workers share them out.
+#include <sched.h>
+
+#include "worker/trainer.h"
+
+int trainer_core_count(void) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0 ? CPU_COUNT(&set) : 1;
+}
+
+ls_status trainer_backend(Lockstep__V1__DeviceKind kind, const struct ls_backend_ops **ops, int *devices,
+                          struct ls_error *err) {
+  const struct ls_backend_ops *cuda = ls_backend_cuda();
+  bool asked = kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU;
+  *ops = ls_backend_cpu();
+  *devices = 0;
+  if (kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_CPU || (!cuda && !asked)) return LS_OK;
+  if (!cuda) {
+    return ls_fail(
+        err, LS_UNSUPPORTED,
+        "key 'devices.kind': gpu was asked for, but this build has no CUDA backend: it was made without %s; use "
+        "cpu or auto",
+        ls_backend_cuda_missing());
+  }
+  LS_TRY(cuda->devices(NULL, 0, devices, err));
+  if (*devices > 0) {
+    *ops = cuda;
+    return LS_OK;
+  }
+  if (!asked) return LS_OK;
+  return ls_fail(err, LS_UNSUPPORTED,
+                 "key 'devices.kind': gpu was asked for, but this machine has none that its NVIDIA driver shows; use "
+                 "cpu or auto");
+}
+
+ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int devices, int *workers,
+                               struct ls_error *err) {
+  int places = devices > 0 ? devices : trainer_core_count(), most = 1;
+  while (2 * most <= places && 2 * most <= shards) most *= 2;
+  if (wanted == 0) {
+    *workers = most;
+    return LS_OK;
+  }
+  if (wanted & (wanted - 1))
+    return ls_fail(err, LS_INVALID, "%u devices were asked for; the number must be a power of two", wanted);
+  if ((int)wanted > shards)
+    return ls_fail(err, LS_INVALID, "%u devices are more than the %d shards of a batch", wanted, shards);
+  if ((int)wanted > places && !oversubscribe) {
+    return ls_fail(
+        err, LS_INVALID,
+        "%u devices were asked for, this machine has %d %s; devices.oversubscribe: true lets workers share them",
+        wanted, places, devices > 0 ? "GPUs" : "cores");
+  }
+  *workers = (int)wanted;
+  return LS_OK;
+}

@@ -1,0 +1,219 @@
+// The training step of a worker on a device: see step.c for the same step on the host's cores, and device.h.
+//
+//   copy stream     ... upload of batch k ─────┐            upload of batch k+1 ...
+//                                              ▼            ▲
+//   compute stream                          input kernel ───┘─ forward, backward of each shard (one recording) ─┐
+//                                                                                                              ▼
+//   all workers                                             barrier ─ every stream waits for all others' gradients
+//                                                                    ─ sum and update of the own slice, to all devices
+//   worker 0                                                         ─ metrics, what the coordinator does between steps
+//
+// Nothing is allocated on this path, and the host waits for the device once a step, at its end.
+#include <math.h>
+
+#include "base/clock.h"
+#include "worker/device.h"
+
+static ls_status stopped(struct ls_error *err) { return ls_fail(err, LS_CANCELLED, "another worker failed"); }
+
+// Waits for batch `index` and starts the upload of this worker's part, behind the input kernel of the one before.
+static ls_status fetch(struct worker *w, uint64_t index, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct ls_backend_ops *ops = w->backend.ops;
+  int64_t start = ls_clock_ns();
+  LS_TRY(trainer_batch(t, index, &d->batch, err));
+  w->wait_ns += ls_clock_ns() - start;
+  d->batch_step = index;
+  struct ls_shape in = ls_graph_input_shape(t->graph);
+  int64_t images = t->shard_batch * t->shards_each, first = w->index * images, bytes = ls_shape_elements(&in);
+  for (int64_t i = 0; i < images; i++) d->host->labels[i] = d->batch->labels[first + i];
+  LS_TRY(ops->stream_wait_event(&w->backend, d->copy, d->consumed, err));
+  LS_TRY(ops->upload(&w->backend, d->copy, d->next_labels, d->host->labels, (size_t)images * sizeof *d->labels, err));
+  LS_TRY(ops->upload(&w->backend, d->copy, d->pixels, (const uint8_t *)d->batch->images + first * bytes,
+                     (size_t)(images * bytes), err));
+  return ops->event_record(&w->backend, d->uploaded, d->copy, err);
+}
+
+// The batch's memory goes back to the loader once it is on the device.
+static ls_status let_go(struct worker *w, struct ls_error *err) {
+  struct device_worker *d = w->device;
+  const struct ls_batch *batch = d->batch;
+  if (!batch) return LS_OK;
+  ls_status status = w->backend.ops->stream_wait_idle(&w->backend, d->copy, err);
+  if (w->trainer->loader) ls_loader_done(w->trainer->loader, batch);
+  d->batch = NULL;
+  return status;
+}
+
+// Uploaded pixels to the network's input; behind it the upload's memory is free again.
+static ls_status make_input(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct ls_backend_ops *ops = w->backend.ops;
+  struct ls_shape in = ls_graph_input_shape(t->graph);
+  struct ls_input input = {.pixels = d->pixels,
+                           .out = d->input,
+                           .dtype = t->dtype,
+                           .images = (int32_t)(t->shard_batch * t->shards_each),
+                           .c = (int32_t)in.dim[0]};
+  input.h = input.height = (int32_t)in.dim[1];
+  input.w = input.width = (int32_t)in.dim[2];
+  for (int c = 0; c < 4; c++) {
+    input.scale[c] = t->normalisation.scale[c];
+    input.bias[c] = t->normalisation.bias[c];
+  }
+  LS_TRY(ops->stream_wait_event(&w->backend, NULL, d->uploaded, err));
+  size_t labels = (size_t)input.images * sizeof *d->labels;
+  LS_TRY(ops->device->copy(&w->backend, NULL, d->labels, d->next_labels, labels, err));
+  LS_TRY(ops->device->input(&w->backend, NULL, &input, err));
+  return ops->event_record(&w->backend, d->consumed, NULL, err);
+}
+
+// Enqueues all of this worker's shards; their sum ends in gradient buffer 0.
+static ls_status enqueue_shards(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  for (int i = 0; i < t->shards_each; i++) {
+    int buffer = ls_tree_buffer(i);
+    LS_TRY(ls_binding_forward(w->bindings[i], NULL, err));
+    LS_TRY(ls_binding_backward(w->bindings[i], NULL, err));
+    for (int merge = ls_tree_merges(i); merge > 0 && buffer > 0; merge--, buffer--) {
+      const float *parts[] = {w->gradients[buffer - 1], w->gradients[buffer]};
+      LS_TRY(w->backend.ops->device->tree_sum(&w->backend, NULL, w->gradients[buffer - 1], parts, 2, t->gradient_floats,
+                                              err));
+    }
+  }
+  return LS_OK;
+}
+
+// The first step runs directly: libraries load their kernels then. The second is recorded. Where recording fails the
+// steps go on directly, with the same results.
+static ls_status compute_gradients(struct worker *w, struct ls_error *err) {
+  struct device_worker *d = w->device;
+  const struct ls_device_ops *ops = w->backend.ops->device;
+  if (d->recording) return ops->replay(&w->backend, d->recording, err);
+  bool record = ops->record_begin && d->runs++ > 0 && !d->never_record && !w->trainer->profile;
+  if (!record || ops->record_begin(&w->backend, NULL) != LS_OK) return enqueue_shards(w, err);
+  ls_status status = enqueue_shards(w, NULL);
+  if (ops->record_end(&w->backend, &d->recording, NULL) == LS_OK && status == LS_OK)
+    return ops->replay(&w->backend, d->recording, err);
+  d->never_record = true;
+  return enqueue_shards(w, err);
+}
+
+// Sums this worker's slice over all workers and updates it, on all devices.
+static ls_status update_slice(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct ls_backend_ops *ops = w->backend.ops;
+  struct ls_update update = {.parts = t->workers,
+                             .parameters = d->slabs->parameters,
+                             .momentum = d->slabs->momentum,
+                             .rules = d->slabs->rules,
+                             .rule_of_line = d->slabs->rule_of_line,
+                             .numbers = d->numbers};
+  for (int i = 0; i < t->workers; i++) {
+    if (i != w->index) LS_TRY(ops->stream_wait_event(&w->backend, NULL, t->worker[i].device->computed, err));
+    update.part[i] = t->worker[i].gradients[0];
+  }
+  for (int i = 0; i < t->devices; i++) {
+    if (&t->slabs[i] != d->slabs) update.copy[update.copies++] = t->slabs[i].parameters;
+  }
+  device_slice(t, w->index, &update.begin, &update.end);
+  LS_TRY(ops->upload(&w->backend, NULL, d->numbers, &d->host->numbers, sizeof *d->numbers, err));
+  LS_TRY(ops->device->update(&w->backend, NULL, &update, err));
+  if (w->index != 0) return LS_OK;
+  const float *metrics[LS_MAX_WORKERS];
+  size_t at = ls_plan_metrics_offset(w->plan) / sizeof(float);
+  for (int i = 0; i < t->workers; i++) metrics[i] = t->worker[i].gradients[0] + at;
+  LS_TRY(ops->device->tree_sum(&w->backend, NULL, d->metrics, metrics, t->workers, LS_METRICS, err));
+  return ops->download(&w->backend, NULL, d->host->metrics, d->metrics, sizeof d->host->metrics, err);
+}
+
+static void set_numbers(struct worker *w) {
+  struct trainer *t = w->trainer;
+  struct device_host *host = w->device->host;
+  host->numbers = (struct ls_update_numbers){.learning_rate = t->sgd.learning_rate,
+                                             .momentum = t->sgd.momentum,
+                                             .weight_decay = t->sgd.weight_decay,
+                                             .gradient_scale = 1,
+                                             .nesterov = t->sgd.nesterov};
+  for (int i = 0; i < t->shards_each; i++) {
+    int shard = w->index * t->shards_each + i;
+    host->steps[i] = (struct ls_step_parameters){
+        .seed = t->job ? t->job->seed : 1, .step = t->step, .first_image = (uint64_t)(shard * t->shard_batch)};
+  }
+}
+
+static ls_status one_step(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct ls_backend_ops *ops = w->backend.ops;
+  if (!d->batch || d->batch_step != t->step) LS_TRY(fetch(w, t->step, err));
+  set_numbers(w);
+  size_t bytes = (size_t)t->shards_each * sizeof *d->steps;
+  LS_TRY(ops->upload(&w->backend, NULL, d->steps, d->host->steps, bytes, err));
+  LS_TRY(make_input(w, err));
+  LS_TRY(compute_gradients(w, err));
+  LS_TRY(ops->event_record(&w->backend, d->computed, NULL, err));
+  LS_TRY(let_go(w, err));
+  if (t->step + 1 < t->target_step) LS_TRY(fetch(w, t->step + 1, err));
+  if (!ls_barrier_wait(&t->barrier)) return stopped(err);  // all are enqueued
+  LS_TRY(update_slice(w, err));
+  LS_TRY(ops->stream_wait_idle(&w->backend, NULL, err));
+  if (w->index == 0) {
+    for (int i = 0; i < LS_METRICS; i++) t->metrics[i] = d->host->metrics[i];
+    t->go_on = t->after_step(t->user, t);  // counts the step
+  }
+  return ls_barrier_wait(&t->barrier) ? LS_OK : stopped(err);  // all parameters are new
+}
+
+ls_status device_train(struct worker *w, struct ls_error *err) {
+  do {
+    LS_TRY(one_step(w, err));
+  } while (w->trainer->go_on);
+  return LS_OK;
+}
+
+// One batch: the sums of this worker's shards go to where all workers' lie.
+static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct ls_backend_ops *ops = w->backend.ops;
+  LS_TRY(fetch(w, index, err));
+  int64_t valid = d->batch->valid;
+  LS_TRY(make_input(w, err));
+  int shards = 0;
+  for (; shards < t->shards_each; shards++) {
+    int shard = w->index * t->shards_each + shards;
+    if (shard * t->shard_batch >= valid) break;  // nothing but filler
+    LS_TRY(ls_binding_forward(d->evaluation[shards], NULL, err));
+  }
+  size_t bytes = (size_t)t->shards_each * LS_METRICS * sizeof(float);
+  LS_TRY(ops->download(&w->backend, NULL, d->host->shard_metrics, d->shard_metrics, bytes, err));
+  LS_TRY(ops->stream_wait_idle(&w->backend, NULL, err));
+  for (int i = 0; i < shards; i++) {
+    uint64_t shard = (uint64_t)(w->index * t->shards_each + i);
+    double *sums = t->evaluation_parts + (index * (uint64_t)t->shards + shard) * LS_METRICS;
+    for (int m = 0; m < LS_METRICS; m++) sums[m] = d->host->shard_metrics[i][m];
+  }
+  return LS_OK;
+}
+
+ls_status device_evaluate(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  // Training fetches no batch beyond the step where its command ends at the latest, and evaluations come only there.
+  if (w->device->batch) return ls_fail(err, LS_INTERNAL, "an evaluation while a training batch waits");
+  for (uint64_t b = 0; b < t->evaluation_batches; b++) {
+    ls_status status = evaluate_batch(w, b, err);
+    ls_status freed = let_go(w, status == LS_OK ? err : NULL);
+    if (status != LS_OK || freed != LS_OK) return status != LS_OK ? status : freed;
+  }
+  return LS_OK;
+}
+
+ls_status device_refresh(struct worker *w, struct ls_error *err) {
+  if (!device_leads(w)) return LS_OK;
+  LS_TRY(ls_binding_refresh(w->device->evaluation[0], NULL, err));
+  return w->backend.ops->stream_wait_idle(&w->backend, NULL, err);
+}
