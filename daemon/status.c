@@ -55,6 +55,7 @@ static double value_accuracy(const struct job *job) { return job->last.accuracy;
 static double value_validation(const struct job *job) { return job->validation_accuracy; }
 static double value_rate(const struct job *job) { return job->last.images_per_s; }
 static double value_wait(const struct job *job) { return job->last.input_wait; }
+static double value_reader_wait(const struct job *job) { return job->last.reader_wait; }
 static double value_step_s(const struct job *job) { return job->last.step_ms * 1e-3; }
 static double value_learning_rate(const struct job *job) { return job->last.learning_rate; }
 static double value_rss(const struct job *job) { return (double)job->last.peak_rss_bytes; }
@@ -68,6 +69,7 @@ static const struct job_metric job_metrics[] = {
     {"lockstep_job_validation_accuracy", "Accuracy of the last evaluation, 0 to 1.", value_validation},
     {"lockstep_job_images_per_second", "Training throughput.", value_rate},
     {"lockstep_job_input_wait_ratio", "Share of the step that workers waited for data.", value_wait},
+    {"lockstep_job_reader_wait_ratio", "Share of their time that readers waited for a free batch.", value_reader_wait},
     {"lockstep_job_step_seconds", "Length of a step.", value_step_s},
     {"lockstep_job_learning_rate", "Learning rate of the last step.", value_learning_rate},
     {"lockstep_job_peak_resident_bytes", "Largest resident memory of the coordinator.", value_rss},

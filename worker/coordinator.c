@@ -33,7 +33,7 @@ struct run {
   struct ls_dataset *training_data, *validation_data;
   struct ls_loader_options loader_options;
   // Of what is watched to say that the input holds the job up.
-  struct ls_loader_stats input_stats;
+  struct ls_loader_stats input_stats, report_stats;
   int64_t input_since_ns;
   double input_wait_s;
   bool input_told;
@@ -108,6 +108,16 @@ static void explain_input(struct run *r, int64_t now, double wait_s) {
   r->input_wait_s = 0;
 }
 
+// Since the last report. A wait counts when it ends, so a reader that still waits makes it too small, never too large.
+static double reader_wait(struct run *r) {
+  struct ls_loader_stats stats, *before = &r->report_stats;
+  ls_loader_stats(r->trainer->loader, &stats);
+  double wait_s = stats.reader_wait_s - before->reader_wait_s;
+  double busy_s = stats.reader_busy_s - before->reader_busy_s;
+  *before = stats;
+  return wait_s + busy_s > 0 ? wait_s / (wait_s + busy_s) : 0;
+}
+
 static void report_step(struct run *r, int64_t now) {
   struct trainer *t = r->trainer;
   uint64_t steps = t->step - r->report_step;
@@ -125,6 +135,7 @@ static void report_step(struct run *r, int64_t now) {
   step.images_per_s = (double)steps * (double)t->batch / seconds;
   step.step_ms = seconds * 1000 / (double)steps;
   step.input_wait = fmin(1, (double)wait_ns * 1e-9 / (seconds * t->workers));
+  step.reader_wait = reader_wait(r);
   step.eta_s = (double)(r->total_steps - t->step) * seconds / (double)steps;
   step.peak_rss_bytes = peak_rss_bytes();
   event.kind_case = LOCKSTEP__V1__EVENT__KIND_STEP;

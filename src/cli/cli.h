@@ -81,7 +81,8 @@ struct ls_command {
   const char *name;       // "model show"
   const char *arguments;  // "FILE", for the usage line
   const char *summary;
-  const char *details;  // the rest of --help; may be NULL
+  const char *(*list)(int i);  // lines that the summary leads to, NULL behind the last; may be NULL
+  const char *details;         // the rest of --help; may be NULL
   const struct ls_option *options;
   size_t option_count;
   size_t options_bytes;              // size of the command's option struct

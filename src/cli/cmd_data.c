@@ -155,14 +155,9 @@ static const struct ls_option import_rows[] = {
 const struct ls_command ls_cmd_data_import = {
     .name = "data import",
     .arguments = "SOURCE FILE.h5",
-    .summary = "Make a data set",
+    .summary = "Make a data set of SOURCE, which is recognised by what it holds",
+    .list = ls_import_kind,
     .details =
-        "SOURCE is recognised by what it holds:\n"
-        "  a folder with train-images-idx3-ubyte[.gz] and its three companions (MNIST, Fashion-MNIST)\n"
-        "  a folder with data_batch_1.bin ... or train.bin (CIFAR-10, CIFAR-100, binary versions)\n"
-        "  a folder with train_images.npy and train_labels.npy, or x_train.npy and y_train.npy; also _test ...\n"
-        "  a folder with one folder of JPEG or PNG files a class; or train/, val/, test/ of that form\n"
-        "  a text file with lines PATH LABEL, naming JPEG or PNG files\n"
         "FILE.h5 gets the groups /train and, as there are, /validation and /test, with raw images, labels, mean\n"
         "and deviation. Images sorted by class are stored in a random order. FILE.h5 appears under its name only\n"
         "when it is whole; an import that was cut off is simply started again.",

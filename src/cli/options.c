@@ -166,6 +166,7 @@ static void help_row(FILE *out, char letter, const char *name, const char *value
 void ls_options_help(const struct ls_command *command, FILE *out) {
   fprintf(out, "usage: lockstep %s%s%s%s\n\n%s.\n", command->name, command->option_count ? " [OPTION]..." : "",
           command->arguments ? " " : "", command->arguments ? command->arguments : "", command->summary);
+  for (int i = 0; command->list && command->list(i); i++) fprintf(out, "  %s\n", command->list(i));
   if (command->details) fprintf(out, "%s\n", command->details);
   fputs("\n", out);
   for (size_t i = 0; i < command->option_count; i++) {

@@ -92,7 +92,8 @@ static void format_step(char *text, size_t size, const struct ls_progress *progr
   }
   at += snprintf(text + at, size - (size_t)at, "  loss %.4f  accuracy %.2f %%  %s images/s  %s left", step->loss,
                  step->accuracy * 100, ls_format_rate(rate, step->images_per_s), ls_format_duration(left, step->eta_s));
-  snprintf(text + at, size - (size_t)at, "  input wait %.1f %%", step->input_wait * 100);
+  snprintf(text + at, size - (size_t)at, "  input %.1f %%, compute %.1f %%", step->input_wait * 100,
+           100 - step->input_wait * 100);
 }
 
 static void draw_bar(const struct ls_progress *progress, double share, int width) {

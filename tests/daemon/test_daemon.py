@@ -236,6 +236,9 @@ def test_status_endpoint():
         assert "tiny&lt;b&gt;" in page and "<b>" not in page
         metrics = request(place, "/metrics")[1]
         assert 'lockstep_jobs{state="succeeded"} 1\n' in metrics, metrics
+        for side in ("input", "reader"):  # of the ring between readers and workers; values while a job runs
+            assert f"# TYPE lockstep_job_{side}_wait_ratio gauge\n" in metrics, metrics
+            assert 0 <= info["history"][-1]["report"].get(f"{side}_wait", 0) <= 1, info["history"]
         for line in metrics.splitlines():
             assert re.fullmatch(r'# (HELP|TYPE) lockstep_\w+ .+|lockstep_\w+(\{(\w+="[^"]*",?)+\})? [-+0-9.e]+|.* NaN', line), line
         assert request(place, "/api/v1/jobs/99")[0] == 404 and request(place, "/etc/passwd")[0] == 404

@@ -112,10 +112,11 @@ static void test_progress_lines(void **state) {
   fclose(out);
   assert_string_equal(
       text,
-      "epoch 1/2  step 10/200  loss 0.5000  accuracy 87.50 %  6,120 images/s  0:29 left  input wait 0.1 %\n"
-      "epoch 1/2  step 70/200  loss 0.5000  accuracy 87.50 %  6,120 images/s  0:29 left  input wait 0.1 %\n"
-      "epoch 1/2  step 100/200  loss 0.5000  accuracy 87.50 %  6,120 images/s  0:29 left  input wait 0.1 %\n"
-      "epoch 2/2  step 200/200  loss 0.5000  accuracy 87.50 %  6,120 images/s  0:29 left  input wait 0.1 %\n");
+      "epoch 1/2  step 10/200  loss 0.5000  accuracy 87.50 %  6,120 images/s  0:29 left  input 0.1 %, compute 99.9 %\n"
+      "epoch 1/2  step 70/200  loss 0.5000  accuracy 87.50 %  6,120 images/s  0:29 left  input 0.1 %, compute 99.9 %\n"
+      "epoch 1/2  step 100/200  loss 0.5000  accuracy 87.50 %  6,120 images/s  0:29 left  input 0.1 %, compute 99.9 %\n"
+      "epoch 2/2  step 200/200  loss 0.5000  accuracy 87.50 %  6,120 images/s  0:29 left  input 0.1 %, compute 99.9 "
+      "%\n");
   free(text);
 }
 
