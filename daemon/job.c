@@ -25,7 +25,7 @@ struct job *job_new(uint64_t id, const char *folder_of_jobs, Lockstep__V1__Job *
   job->folder = ls_path_join(folder_of_jobs, job->id_text);
   job->log = job->folder ? ls_path_join(job->folder, "events.log") : NULL;
   job->validation_accuracy = NAN;
-  job->exit_status = -1;
+  job->exit_status = job->failed_device = -1;
   job->history_stride = 1;
   lockstep__v1__step_report__init(&job->last);
   if (job->name && job->user && job->reason && job->outcome_reason && job->log) return job;
@@ -68,6 +68,10 @@ static void replace(char **text, const char *with) {
   *text = copy;
 }
 
+unsigned job_device_count(const struct job *job) {
+  return (unsigned)(__builtin_popcountll(job->device_mask) + __builtin_popcountll(job->gpu_mask));
+}
+
 void job_set_reason(struct job *job, const char *format, ...) {
   char text[LS_ERROR_TEXT_BYTES];
   va_list args;
@@ -94,7 +98,7 @@ void job_begin_attempt(struct job *job) {
   job->outcome = LOCKSTEP__V1__OUTCOME__KIND__KIND_UNSPECIFIED;
   replace(&job->outcome_reason, "");
   job->checkpointed = false;
-  job->exit_status = -1;
+  job->exit_status = job->failed_device = -1;
   job->kill_at_us = 0;
   lockstep__v1__step_report__init(&job->last);
 }
@@ -146,6 +150,8 @@ static void on_outcome(struct job *job, const Lockstep__V1__Outcome *outcome) {
   job->step = outcome->step;
   snprintf(job->sha256, sizeof job->sha256, "%s", outcome->parameters_sha256);
   if (outcome->has_test_accuracy) job->validation_accuracy = outcome->test_accuracy;
+  if (outcome->has_failed_device && outcome->failed_device < LS_MAX_DEVICES)
+    job->failed_device = (int)outcome->failed_device;
 }
 
 static bool on_event(void *user, const Lockstep__V1__Event *event) {
@@ -201,6 +207,15 @@ static void fill_checkpoints(const struct job *job, struct job_info *info) {
   info->message.checkpoints = info->checkpoints;
 }
 
+static void add_devices(struct job_info *info, const char *kind, uint64_t mask) {
+  for (unsigned i = 0; i < LS_MAX_DEVICES; i++) {
+    if (!(mask >> i & 1)) continue;
+    size_t at = info->message.n_devices++;
+    snprintf(info->device_names[at], sizeof info->device_names[at], "%s%u", kind, i);
+    info->devices[at] = info->device_names[at];
+  }
+}
+
 void job_info_fill(const struct job *job, bool include_job, struct job_info *info) {
   memset(info, 0, sizeof *info);
   Lockstep__V1__JobInfo *m = &info->message;
@@ -227,12 +242,8 @@ void job_info_fill(const struct job *job, bool include_job, struct job_info *inf
     m->input_wait = job->last.input_wait;
     m->eta_s = job->last.eta_s;
   }
-  for (unsigned i = 0; i < LS_MAX_DEVICES; i++) {
-    if (!(job->device_mask >> i & 1)) continue;
-    snprintf(info->device_names[m->n_devices], sizeof info->device_names[0], "cpu%u", i);
-    info->devices[m->n_devices] = info->device_names[m->n_devices];
-    m->n_devices++;
-  }
+  add_devices(info, "gpu", job->gpu_mask);
+  add_devices(info, "cpu", job->device_mask);
   m->devices = info->devices;
   m->workers = job->workers;
   m->shards = job->shards ? job->shards : job->spec->shards;

@@ -50,6 +50,7 @@ struct job {
   char sha256[65];
   Lockstep__V1__Outcome__Kind outcome;  // of this attempt; UNSPECIFIED: none so far
   char *outcome_reason;
+  int failed_device;  // that the outcome blames, among those held; -1: none
   bool checkpointed;  // in this attempt
   Lockstep__V1__CheckpointReport **checkpoints;
   size_t checkpoint_count;
@@ -64,7 +65,8 @@ struct job {
   int exit_status;       // as of waitpid; -1: unknown, it was not our child
   void *process;         // process.c
   int64_t kill_at_us;    // when a stopping one is killed; 0: never
-  uint64_t device_mask;  // held
+  uint64_t device_mask;  // CPU cores held
+  uint64_t gpu_mask;     // GPUs held
 };
 
 // Takes over `spec`. NULL when memory ran out.
@@ -73,6 +75,8 @@ void job_free(struct job *job);
 
 bool job_ended(const struct job *job);    // SUCCEEDED, FAILED, CANCELLED
 bool job_running(const struct job *job);  // STARTING, RUNNING
+// Devices held, of both kinds.
+unsigned job_device_count(const struct job *job);
 void job_set_reason(struct job *job, const char *format, ...) __attribute__((format(printf, 2, 3)));
 // "queued", for people and for metrics.
 const char *job_state_name(Lockstep__V1__JobState state);
@@ -85,8 +89,8 @@ bool job_read_log(struct job *job, struct ls_error *err);
 // The job as a message. Strings are the job's own: valid until the job changes.
 struct job_info {
   Lockstep__V1__JobInfo message;
-  char *devices[LS_MAX_DEVICES];
-  char device_names[LS_MAX_DEVICES][8];
+  char *devices[2 * LS_MAX_DEVICES];
+  char device_names[2 * LS_MAX_DEVICES][8];
   Lockstep__V1__CheckpointReport **checkpoints;  // those whose file is still there
 };
 void job_info_fill(const struct job *job, bool include_job, struct job_info *info);

@@ -25,7 +25,7 @@ enum { EXIT_USAGE = 2, DRAIN_MS = 500 };
 struct options {
   char *state, *socket, *worker;
   const char *http;
-  unsigned retry_delay_ms, stop_grace_ms;
+  unsigned retry_delay_ms, stop_grace_ms, device_retry_s, gpus;
 };
 
 struct lockstepd {
@@ -51,6 +51,8 @@ static int usage(FILE *out) {
       "  --worker PROGRAM      the coordinator (lockstep-worker beside this program)\n"
       "  --retry-delay MS      before a crashed job starts again; doubles each time, up to a minute (1000)\n"
       "  --stop-grace SECONDS  between asking a coordinator to stop and killing it (60)\n"
+      "  --gpus N              not ready (/readyz, health service) with fewer healthy GPUs than N (0)\n"
+      "  --device-retry SECONDS  before a GPU that failed in a job is used again; doubles each time (600)\n"
       "  --help, --version\n\n"
       "Exit codes: 0 stopped on request, 1 could not start, 2 usage.\n",
       out);
@@ -126,6 +128,10 @@ static bool parse(int argc, char **argv, struct options *o) {
       good = number(value, 60000, &o->retry_delay_ms);
     else if (good && strcmp(name, "--stop-grace") == 0)
       good = number(value, 86400, &grace_s);
+    else if (good && strcmp(name, "--gpus") == 0)
+      good = number(value, NVML_MAX_GPUS, &o->gpus);
+    else if (good && strcmp(name, "--device-retry") == 0)
+      good = number(value, 86400, &o->device_retry_s);
     else {
       fprintf(stderr, "lockstepd: unknown option '%s'%s (see lockstepd --help)\n", name, value ? "" : ", or no value");
       return false;
@@ -220,6 +226,8 @@ static ls_status start(struct lockstepd *d, const struct options *o, struct ls_e
                                     .worker = o->worker,
                                     .retry_delay_ms = o->retry_delay_ms,
                                     .stop_grace_ms = o->stop_grace_ms,
+                                    .device_retry_s = o->device_retry_s,
+                                    .gpus_wanted = o->gpus,
                                     .changed = on_changed,
                                     .tick = on_tick,
                                     .user = d};
@@ -229,8 +237,8 @@ static ls_status start(struct lockstepd *d, const struct options *o, struct ls_e
   status_set_manager(d->status, d->manager);
   LS_TRY(make_socket_folder(o->socket, err));
   LS_TRY(service_listen(d->service, d->manager, o->socket, err));
-  service_set_ready(d->service, true);
-  d->was_ready = true;
+  d->was_ready = manager_ready(d->manager);
+  service_set_ready(d->service, d->was_ready);
   uv_signal_init(&d->loop, &d->terminate);
   uv_signal_init(&d->loop, &d->interrupt);
   d->terminate.data = d->interrupt.data = d;
@@ -245,7 +253,7 @@ int main(int argc, char **argv) {
     puts("lockstepd " LS_VERSION);
     return EXIT_SUCCESS;
   }
-  struct options o = {.http = "127.0.0.1:8470", .retry_delay_ms = 1000};
+  struct options o = {.http = "127.0.0.1:8470", .retry_delay_ms = 1000, .device_retry_s = 600};
   struct lockstepd d = {0};
   struct ls_error err = LS_ERROR_INIT;
   int code = EXIT_USAGE;
@@ -255,8 +263,12 @@ int main(int argc, char **argv) {
     uv_loop_init(&d.loop);
     code = EXIT_FAILURE;
     if (start(&d, &o, &err) == LS_OK) {
-      ls_log(LS_LOG_INFO, "lockstepd " LS_VERSION " is ready: %u devices, socket %s, status http://127.0.0.1:%u/",
-             manager_device_count(d.manager), o.socket, status_port(d.status));
+      const struct devices *devices = manager_devices(d.manager);
+      ls_log(LS_LOG_INFO,
+             "lockstepd " LS_VERSION " is ready: %u CPU cores, %u GPUs%s%s%s, socket %s, status http://127.0.0.1:%u/",
+             devices_cpus(devices), devices_gpus(devices), devices_no_gpu(devices) ? " (" : "",
+             devices_no_gpu(devices) ? devices_no_gpu(devices) : "", devices_no_gpu(devices) ? ")" : "", o.socket,
+             status_port(d.status));
       notify("READY=1");
       code = EXIT_SUCCESS;
     } else {

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,14 +11,17 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/string.h"
 #include "daemon/process.h"
 #include "daemon/store.h"
 #include "spec/spec.h"
+#include "worker/coordinator.h"
 
 enum { TICK_MS = 500, MAX_DELAY_MS = 60000 };
 
@@ -33,8 +35,7 @@ struct manager {
   int lock_fd, nudge_fd;
   uv_poll_t nudge;
   uv_timer_t timer;
-  unsigned device_count;
-  char device_description[128];
+  struct devices *devices;
   bool store_failed, closing;
 };
 
@@ -59,45 +60,51 @@ static void set_state(struct manager *m, struct job *job, Lockstep__V1__JobState
 
 // --- devices ------------------------------------------------------------------------------------------------------------
 
-unsigned manager_device_count(const struct manager *m) { return m->device_count; }
-const char *manager_device_description(const struct manager *m) { return m->device_description; }
+const struct devices *manager_devices(const struct manager *m) { return m->devices; }
 
-static void find_devices(struct manager *m) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  sched_getaffinity(0, sizeof set, &set);
-  int count = CPU_COUNT(&set);
-  m->device_count = count < 1 ? 1 : count > LS_MAX_DEVICES ? LS_MAX_DEVICES : (unsigned)count;
-  snprintf(m->device_description, sizeof m->device_description, "CPU core");
-  FILE *file = fopen("/proc/cpuinfo", "re");
-  char line[256];
-  while (file && fgets(line, sizeof line, file)) {
-    const char *colon = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
-    if (!colon) continue;
-    snprintf(m->device_description, sizeof m->device_description, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-    break;
-  }
-  if (file) fclose(file);
+// Does the job run on GPUs? `auto`: where there are any, healthy or not, that the coordinator can use.
+static bool on_gpus(const struct manager *m, const Lockstep__V1__Job *spec) {
+  if (spec->devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO) return !devices_no_gpu(m->devices);
+  return spec->devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU;
 }
 
-// Worker threads that the job is to run with.
+static unsigned bits(uint64_t mask) { return (unsigned)__builtin_popcountll(mask); }
+
+// Devices of the job's kind that are fit for work, held or not.
+static uint64_t fit(const struct manager *m, bool gpus) {
+  unsigned count = devices_cpus(m->devices);
+  if (gpus) return devices_healthy(m->devices);
+  return count == 64 ? UINT64_MAX : (UINT64_C(1) << count) - 1;
+}
+
+// Worker threads that the job is to run with: all healthy devices, or as many as it asks for, or fewer down to its limit
+// when that many are not healthy.
 static unsigned workers_of(const struct manager *m, const struct job *job) {
   const Lockstep__V1__Devices *devices = job->spec->devices;
+  unsigned there = bits(fit(m, on_gpus(m, job->spec))), count = 1;
   if (job->devices_wanted) return job->devices_wanted;
-  if (devices->has_count) return devices->count;
-  unsigned most = 1;
-  while (2 * most <= m->device_count && 2 * most <= job->spec->shards) most *= 2;
-  return most;
+  if (devices->has_count) {
+    unsigned least = devices->has_at_least ? devices->at_least : devices->count;
+    for (count = devices->count; count > there && count / 2 >= least;) count /= 2;
+    return count;
+  }
+  while (2 * count <= there && 2 * count <= job->spec->shards) count *= 2;
+  return count;
 }
 
+// Devices to hold for so many workers; more workers than devices share them, where the job allows it.
 static unsigned devices_of(const struct manager *m, const struct job *job) {
   unsigned workers = workers_of(m, job);
-  return workers > m->device_count ? m->device_count : workers;
+  bool gpus = on_gpus(m, job->spec);
+  unsigned most = job->spec->devices->oversubscribe || !gpus ? bits(fit(m, gpus)) : workers;
+  if (gpus && most == 0) most = 1;
+  return workers > most ? most : workers;
 }
 
-static uint64_t free_devices(const struct manager *m) {
-  uint64_t mask = m->device_count == 64 ? UINT64_MAX : (UINT64_C(1) << m->device_count) - 1;
-  for (size_t i = 0; i < m->job_count; i++) mask &= ~m->jobs[i]->device_mask;
+static uint64_t free_devices(const struct manager *m, bool gpus) {
+  uint64_t mask = fit(m, gpus);
+  if (gpus) mask &= ~devices_taken(m->devices);
+  for (size_t i = 0; i < m->job_count; i++) mask &= ~(gpus ? m->jobs[i]->gpu_mask : m->jobs[i]->device_mask);
   return mask;
 }
 
@@ -106,19 +113,22 @@ static ls_status check_devices(const struct manager *m, const Lockstep__V1__Job 
                                struct ls_error *err) {
   const Lockstep__V1__Devices *devices = spec->devices;
   uint32_t count = override ? override : devices->has_count ? devices->count : 1;
-  if (devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU) {
-    return ls_fail(err, LS_UNSUPPORTED,
-                   "key 'devices.kind': gpu was asked for, but this build has no CUDA backend; use cpu or auto");
+  uint32_t least = !override && devices->has_at_least ? devices->at_least : count;
+  bool gpus = on_gpus(m, spec);
+  unsigned there = gpus ? devices_gpus(m->devices) : devices_cpus(m->devices);
+  if (gpus && devices_no_gpu(m->devices)) {
+    return ls_fail(err, LS_UNSUPPORTED, "key 'devices.kind': gpu was asked for, but %s; use cpu or auto",
+                   devices_no_gpu(m->devices));
   }
   if (count & (count - 1) || count > spec->shards) {
     return ls_fail(err, LS_INVALID, "%u devices: must be a power of two, at most the job's %u shards", count,
                    spec->shards);
   }
-  if (count > m->device_count && !devices->oversubscribe) {
+  if (least > there && !devices->oversubscribe) {
     return ls_fail(err, LS_INVALID,
-                   "key 'devices.count': %u devices were asked for, this machine has %u; "
+                   "key 'devices.count': %u devices were asked for, this machine has %u%s; "
                    "devices.oversubscribe: true lets workers share them",
-                   count, m->device_count);
+                   count, there, gpus ? " GPUs" : "");
   }
   return LS_OK;
 }
@@ -146,11 +156,28 @@ static void queue_again(struct manager *m, struct job *job, const char *why) {
   set_state(m, job, LOCKSTEP__V1__JOB_STATE__QUEUED);
 }
 
+// A coordinator that ended because of a GPU: that one is left alone for a while. One that could not say which, and had only
+// one, meant that.
+static void blame_device(struct manager *m, const struct job *job) {
+  char why[320];
+  int failed = job->failed_device;
+  bool unnamed = job->exit_status >= 0 && WIFEXITED(job->exit_status) &&
+                 WEXITSTATUS(job->exit_status) == LS_EXIT_DEVICE && bits(job->gpu_mask) == 1;
+  if (failed < 0 && unnamed) failed = 0;
+  for (unsigned i = 0; i < devices_gpus(m->devices) && failed >= 0; i++) {
+    if (!(job->gpu_mask >> i & 1) || failed-- > 0) continue;
+    snprintf(why, sizeof why, "job %s: %.256s", job->id_text,
+             job->outcome_reason[0] ? job->outcome_reason : "no reason");
+    devices_failed(m->devices, i, why);
+  }
+}
+
 // The coordinator is gone. What its log says is the truth; without an outcome there it crashed.
 static void settle(struct manager *m, struct job *job) {
   struct ls_error err = LS_ERROR_INIT;
   job_read_log(job, &err);
-  job->device_mask = 0;
+  blame_device(m, job);
+  job->device_mask = job->gpu_mask = 0;
   enum stop_request stop = job->stop;
   Lockstep__V1__Outcome__Kind outcome = job->outcome;
   char how[160], why[LS_ERROR_TEXT_BYTES + 256];
@@ -185,27 +212,46 @@ static void settle(struct manager *m, struct job *job) {
 
 static void on_exited(void *user, struct job *job) { settle(user, job); }
 
-static void start(struct manager *m, struct job *job, uint64_t mask) {
+// "UUID,UUID" of the GPUs that the job holds.
+static void name_gpus(const struct manager *m, const struct job *job, struct ls_string *names) {
+  for (unsigned i = 0; i < devices_gpus(m->devices); i++) {
+    if (job->gpu_mask >> i & 1) ls_string_addf(names, "%s%s", names->size ? "," : "", devices_gpu(m->devices, i)->uuid);
+  }
+}
+
+static void start(struct manager *m, struct job *job, bool gpus, uint64_t mask) {
   struct ls_error err = LS_ERROR_INIT;
+  struct ls_string names = LS_STRING_INIT;
   job_read_log(job, NULL);
   job->attempt++;
-  job->device_mask = mask;
+  *(gpus ? &job->gpu_mask : &job->device_mask) = mask;
   job_begin_attempt(job);
   if (job->started_us == 0) job->started_us = ls_time_us();
   job->ended_us = 0;
   job_set_reason(job, "%s", "");
   set_state(m, job, LOCKSTEP__V1__JOB_STATE__STARTING);  // durable before the process is there
-  if (process_start(&m->processes, job, workers_of(m, job), &err) == LS_OK) return;
-  job->device_mask = 0;
+  name_gpus(m, job, &names);
+  ls_status status = process_start(&m->processes, job, workers_of(m, job), ls_string_text(&names), &err);
+  ls_string_release(&names);
+  if (status == LS_OK) return;
+  job->device_mask = job->gpu_mask = 0;
   queue_again(m, job, err.text);
 }
 
-static void wait_for(struct manager *m, struct job *job, const char *format, unsigned a, unsigned b) {
-  char text[160];
-  snprintf(text, sizeof text, format, a, b);
+static void wait_for(struct manager *m, struct job *job, const char *text) {
   if (strcmp(text, job->reason) == 0) return;
   job_set_reason(job, "%s", text);
   changed(m, job);
+}
+
+static void wait_for_devices(struct manager *m, struct job *job, bool gpus, unsigned wanted, unsigned found) {
+  char text[160];
+  unsigned unhealthy = gpus ? devices_gpus(m->devices) - bits(devices_healthy(m->devices)) : 0;
+  int used = snprintf(text, sizeof text, "waits for %u %s%s, %u %s free", wanted, gpus ? "GPU" : "device",
+                      wanted == 1 && gpus ? "" : "s", found, found == 1 && gpus ? "is" : "are");
+  if (unhealthy)
+    snprintf(text + used, sizeof text - (size_t)used, ", %u of %u unhealthy", unhealthy, devices_gpus(m->devices));
+  wait_for(m, job, text);
 }
 
 // Starts queued jobs in the order of their submission; the first that does not fit keeps those behind it waiting, or a
@@ -213,27 +259,30 @@ static void wait_for(struct manager *m, struct job *job, const char *format, uns
 static void schedule(struct manager *m) {
   if (m->closing) return;
   int64_t now = ls_time_us();
-  unsigned blocked_by = 0;
+  unsigned blocked_by[2] = {0, 0};  // of those that want CPU cores, GPUs
   for (size_t i = 0; i < m->job_count; i++) {
     struct job *job = m->jobs[i];
     if (job->state != LOCKSTEP__V1__JOB_STATE__QUEUED || job->not_before_us > now) continue;
-    if (blocked_by) {
-      wait_for(m, job, "waits behind job %u", blocked_by, 0);
+    bool gpus = on_gpus(m, job->spec);
+    if (blocked_by[gpus]) {
+      char text[64];
+      snprintf(text, sizeof text, "waits behind job %u", blocked_by[gpus]);
+      wait_for(m, job, text);
       continue;
     }
     unsigned wanted = devices_of(m, job), found = 0;
-    uint64_t free_mask = free_devices(m), mask = 0;
-    for (unsigned d = 0; d < m->device_count && found < wanted; d++) {
+    uint64_t free_mask = free_devices(m, gpus), mask = 0;
+    for (unsigned d = 0; d < LS_MAX_DEVICES && found < wanted; d++) {
       if (!(free_mask >> d & 1)) continue;
       mask |= UINT64_C(1) << d;
       found++;
     }
     if (found == wanted) {
-      start(m, job, mask);
+      start(m, job, gpus, mask);
       continue;
     }
-    wait_for(m, job, "waits for %u devices, %u are free", wanted, found);
-    blocked_by = (unsigned)job->id;
+    wait_for_devices(m, job, gpus, wanted, found);
+    blocked_by[gpus] = (unsigned)job->id;
   }
 }
 
@@ -371,8 +420,9 @@ ls_status manager_new(const struct manager_options *options, struct manager **ma
   if (!m) return ls_fail(err, LS_NO_MEMORY, "no memory for the daemon");
   m->options = *options;
   m->lock_fd = m->nudge_fd = -1;
-  find_devices(m);
-  ls_status status = open_all(m, err);
+  struct devices_options devices = {options->loop, options->worker, options->device_retry_s};
+  ls_status status = devices_new(&devices, &m->devices, err);
+  if (status == LS_OK) status = open_all(m, err);
   if (status != LS_OK) {
     manager_close(m);
     uv_run(options->loop, UV_RUN_NOWAIT);
@@ -389,6 +439,7 @@ ls_status manager_new(const struct manager_options *options, struct manager **ma
 void manager_close(struct manager *m) {
   m->closing = true;
   for (size_t i = 0; i < m->job_count; i++) process_forget(m->jobs[i]);
+  if (m->devices) devices_close(m->devices);
   if (m->nudge.data) uv_close((uv_handle_t *)&m->nudge, NULL);
   if (m->timer.data) uv_close((uv_handle_t *)&m->timer, NULL);
 }
@@ -398,6 +449,7 @@ void manager_free(struct manager *m) {
   for (size_t i = 0; i < m->job_count; i++) job_free(m->jobs[i]);
   free(m->jobs);
   store_close(m->store);
+  devices_free(m->devices);
   if (m->nudge_fd >= 0) {
     close(m->nudge_fd);
     unlink(m->nudge_path);
@@ -408,7 +460,9 @@ void manager_free(struct manager *m) {
   free(m);
 }
 
-bool manager_ready(const struct manager *m) { return !m->closing && !m->store_failed; }
+bool manager_ready(const struct manager *m) {
+  return !m->closing && !m->store_failed && bits(devices_healthy(m->devices)) >= m->options.gpus_wanted;
+}
 
 // --- what users ask for -------------------------------------------------------------------------------------------------
 

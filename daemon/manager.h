@@ -11,7 +11,7 @@
 
 #include <uv.h>
 
-#include "daemon/job.h"
+#include "daemon/devices.h"
 
 struct manager;
 
@@ -21,6 +21,8 @@ struct manager_options {
   const char *worker;       // program
   unsigned retry_delay_ms;  // before the first new start after a crash; doubles up to a minute
   unsigned stop_grace_ms;   // between SIGTERM and SIGKILL
+  unsigned device_retry_s;  // how long a GPU rests after it failed in a job
+  unsigned gpus_wanted;     // not ready with fewer healthy GPUs
   // A job's state, reason, or event log has changed.
   void (*changed)(void *user, struct job *job);
   // Twice a second.
@@ -48,9 +50,8 @@ ls_status manager_cancel(struct manager *manager, struct job *job, struct ls_err
 ls_status manager_pause(struct manager *manager, struct job *job, struct ls_error *err);
 ls_status manager_resume(struct manager *manager, struct job *job, uint32_t devices, struct ls_error *err);
 
-unsigned manager_device_count(const struct manager *manager);
-const char *manager_device_description(const struct manager *manager);
-// Is the store good, and the manager not closing?
+const struct devices *manager_devices(const struct manager *manager);
+// Is the store good, are the GPUs there that must be, and is the manager not closing?
 bool manager_ready(const struct manager *manager);
 
 #endif

@@ -69,20 +69,30 @@ static void row(struct ls_string *out, const struct job *job) {
                    job->last.input_wait * 100);
   else
     ls_string_add(out, "<td></td><td></td>");
-  ls_string_addf(out, "<td class=n>%d</td></tr>\n", __builtin_popcountll(job->device_mask));
+  ls_string_addf(out, "<td class=n>%u</td></tr>\n", job_device_count(job));
 }
 
 void page_write(const struct manager *m, struct ls_string *out) {
-  unsigned used = 0;
+  unsigned used = 0, gpus_used = 0;
+  const struct devices *devices = manager_devices(m);
   size_t count = manager_job_count(m);
-  for (size_t i = 0; i < count; i++) used += (unsigned)__builtin_popcountll(manager_job(m, i)->device_mask);
+  for (size_t i = 0; i < count; i++) {
+    used += (unsigned)__builtin_popcountll(manager_job(m, i)->device_mask);
+    gpus_used += (unsigned)__builtin_popcountll(manager_job(m, i)->gpu_mask);
+  }
   ls_string_addf(out,
                  "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
                  "content=\"width=device-width\"><meta http-equiv=refresh content=2><title>Lockstep</title>"
-                 "<style>%s</style><h1>Lockstep</h1><p>%s, %zu job%s, %u of %u devices in use (",
-                 style, manager_ready(m) ? "ready" : "not ready", count, count == 1 ? "" : "s", used,
-                 manager_device_count(m));
-  text(out, manager_device_description(m));
+                 "<style>%s</style><h1>Lockstep</h1><p>%s, %zu job%s, ",
+                 style, manager_ready(m) ? "ready" : "not ready", count, count == 1 ? "" : "s");
+  if (devices_gpus(devices)) {
+    ls_string_addf(out, "%u of %u GPUs in use, %d healthy (", gpus_used, devices_gpus(devices),
+                   __builtin_popcountll(devices_healthy(devices)));
+    text(out, devices_gpu(devices, 0)->name);
+    ls_string_add(out, "), ");
+  }
+  ls_string_addf(out, "%u of %u CPU cores in use (", used, devices_cpus(devices));
+  text(out, devices_cpu_description(devices));
   ls_string_add(out, ")</p>\n");
   if (count == 0) {
     ls_string_add(out, "<p>No job yet. Submit one: <code>lockstep submit FILE --watch</code></p>\n");

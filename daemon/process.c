@@ -70,8 +70,26 @@ static ls_status watch(const struct process_options *options, struct job *job, p
 
 // --- starting -----------------------------------------------------------------------------------------------------------
 
-static ls_status spawn(const struct process_options *options, const struct job *job, char **arguments, pid_t *pid,
-                       struct ls_error *err) {
+// The daemon's environment with CUDA_VISIBLE_DEVICES set to `gpus`. The caller frees both. NULL when memory ran out.
+static char **environment_with(const char *gpus, char **setting) {
+  static const char name[] = "CUDA_VISIBLE_DEVICES=";
+  size_t count = 0, kept = 0;
+  while (environ[count]) count++;
+  char **environment = calloc(count + 2, sizeof *environment);
+  if (!environment || asprintf(setting, "%s%s", name, gpus) < 0) {
+    free(environment);
+    *setting = NULL;
+    return NULL;
+  }
+  for (size_t i = 0; i < count; i++) {
+    if (strncmp(environ[i], name, sizeof name - 1) != 0) environment[kept++] = environ[i];
+  }
+  environment[kept] = *setting;
+  return environment;
+}
+
+static ls_status spawn(const struct process_options *options, const struct job *job, char **arguments,
+                       char **environment, pid_t *pid, struct ls_error *err) {
   char *output = ls_path_join(job->folder, "worker.log");
   if (!output) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
   posix_spawn_file_actions_t actions;
@@ -91,7 +109,7 @@ static ls_status spawn(const struct process_options *options, const struct job *
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &usual);
-  int failed = posix_spawn(pid, options->program, &actions, &attributes, arguments, environ);
+  int failed = posix_spawn(pid, options->program, &actions, &attributes, arguments, environment);
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   free(output);
@@ -108,7 +126,7 @@ static void cores_of(uint64_t mask, const cpu_set_t *allowed, cpu_set_t *cores) 
   }
 }
 
-ls_status process_start(const struct process_options *options, struct job *job, unsigned devices,
+ls_status process_start(const struct process_options *options, struct job *job, unsigned devices, const char *gpus,
                         struct ls_error *err) {
   char attempt[16], count[16];
   snprintf(attempt, sizeof attempt, "%u", job->attempt);
@@ -120,6 +138,8 @@ ls_status process_start(const struct process_options *options, struct job *job, 
                        attempt,
                        (char *)"--devices",
                        count,
+                       (char *)"--kind",
+                       (char *)(uintptr_t)(job->device_mask ? "cpu" : "gpu"),
                        (char *)"--nudge",
                        (char *)(uintptr_t)options->nudge,
                        NULL};
@@ -129,7 +149,11 @@ ls_status process_start(const struct process_options *options, struct job *job, 
   if (bind) cores_of(job->device_mask, &allowed, &cores);
   bind = bind && CPU_COUNT(&cores) > 0 && sched_setaffinity(0, sizeof cores, &cores) == 0;
   pid_t pid = 0;
-  ls_status status = spawn(options, job, arguments, &pid, err);
+  char *setting = NULL, **environment = environment_with(gpus, &setting);
+  ls_status status = environment ? spawn(options, job, arguments, environment, &pid, err)
+                                 : ls_fail(err, LS_NO_MEMORY, "no memory to start a process");
+  free(setting);
+  free(environment);
   if (bind) sched_setaffinity(0, sizeof allowed, &allowed);
   if (status != LS_OK) return status;
   status = watch(options, job, pid, err);

@@ -18,9 +18,10 @@ struct process_options {
   void *user;
 };
 
-// Starts the coordinator of job->attempt on `devices` devices, bound to the cores of job->device_mask; its output goes
-// to FOLDER/worker.log.
-ls_status process_start(const struct process_options *options, struct job *job, unsigned devices, struct ls_error *err);
+// Starts the coordinator of job->attempt with `devices` workers; its output goes to FOLDER/worker.log. It is bound to the
+// cores of job->device_mask; where that is empty it works on GPUs and sees those named in `gpus` ("UUID,UUID") alone.
+ls_status process_start(const struct process_options *options, struct job *job, unsigned devices, const char *gpus,
+                        struct ls_error *err);
 // Finds a coordinator of this job that runs already and watches it. LS_NOT_FOUND when there is none.
 ls_status process_adopt(const struct process_options *options, struct job *job, struct ls_error *err);
 // SIGTERM, or SIGKILL.

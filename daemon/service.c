@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "daemon/device_list.h"
 #include "lockstep/v1/descriptor_set.h"
 #include "rpc/server.h"
 #include "spec/event_log.h"
@@ -166,31 +167,15 @@ static void resume(void *user, struct ls_rpc_call *call, const ProtobufCMessage 
 
 static void devices(void *user, struct ls_rpc_call *call, const ProtobufCMessage *message) {
   (void)message;
-  struct service *s = user;
-  static Lockstep__V1__Device device[LS_MAX_DEVICES];
-  static char names[LS_MAX_DEVICES][16];
-  Lockstep__V1__Device *pointers[LS_MAX_DEVICES];
-  char *holder[LS_MAX_DEVICES];
-  unsigned count = manager_device_count(s->manager);
-  for (unsigned i = 0; i < count; i++) {
-    lockstep__v1__device__init(&device[i]);
-    snprintf(names[i], sizeof names[i], "cpu%u", i);
-    device[i].name = names[i];
-    device[i].description = (char *)(uintptr_t)manager_device_description(s->manager);
-    device[i].healthy = true;
-    for (size_t k = 0; k < manager_job_count(s->manager); k++) {
-      struct job *job = manager_job(s->manager, k);
-      if (!(job->device_mask >> i & 1)) continue;
-      holder[i] = job->id_text;
-      device[i].n_jobs = 1;
-      device[i].jobs = &holder[i];
-    }
-    pointers[i] = &device[i];
+  const struct service *s = user;
+  struct device_list *list = malloc(sizeof *list);
+  if (!list) {
+    ls_rpc_call_finish(call, LS_RPC_RESOURCE_EXHAUSTED, "no memory for the list");
+    return;
   }
-  Lockstep__V1__DevicesResponse response = LOCKSTEP__V1__DEVICES_RESPONSE__INIT;
-  response.n_devices = count;
-  response.devices = pointers;
-  answer(call, &response.base);
+  device_list_fill(s->manager, list);
+  answer(call, &list->message.base);
+  free(list);
 }
 
 // --- streams ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/string.h"
+#include "daemon/device_list.h"
 #include "daemon/page.h"
 #include "spec/spec.h"
 
@@ -76,13 +77,56 @@ static const struct job_metric job_metrics[] = {
     {"lockstep_job_attempts", "Starts of the coordinator.", value_attempt},
 };
 
+struct gpu_metric {
+  const char *name, *help;
+  double (*value)(const Lockstep__V1__Device *gpu);  // negative: not known
+};
+
+static double gpu_healthy(const Lockstep__V1__Device *gpu) { return gpu->healthy; }
+static double gpu_in_use(const Lockstep__V1__Device *gpu) { return (double)gpu->n_jobs; }
+static double gpu_memory(const Lockstep__V1__Device *gpu) { return (double)gpu->memory_bytes; }
+static double gpu_memory_used(const Lockstep__V1__Device *gpu) { return (double)gpu->memory_used_bytes; }
+static double gpu_utilisation(const Lockstep__V1__Device *gpu) { return gpu->utilisation; }
+static double gpu_temperature(const Lockstep__V1__Device *gpu) { return gpu->temperature_c; }
+static double gpu_power(const Lockstep__V1__Device *gpu) { return gpu->power_w; }
+
+static const struct gpu_metric gpu_metrics[] = {
+    {"lockstep_gpu_healthy", "1 when jobs may have it.", gpu_healthy},
+    {"lockstep_gpu_in_use", "1 when a job holds it.", gpu_in_use},
+    {"lockstep_gpu_memory_bytes", "Memory of the GPU.", gpu_memory},
+    {"lockstep_gpu_memory_used_bytes", "Memory that is taken, by whomever.", gpu_memory_used},
+    {"lockstep_gpu_utilisation_ratio", "Share of the time that it computed, 0 to 1.", gpu_utilisation},
+    {"lockstep_gpu_temperature_celsius", "Temperature.", gpu_temperature},
+    {"lockstep_gpu_power_watts", "Power it draws.", gpu_power},
+};
+
+static void write_gpu_metrics(const struct status *s, struct ls_string *out) {
+  struct device_list *list = malloc(sizeof *list);
+  if (!list) {
+    out->failed = true;
+    return;
+  }
+  device_list_fill(s->manager, list);
+  for (size_t k = 0; k < sizeof gpu_metrics / sizeof *gpu_metrics; k++) {
+    head(out, gpu_metrics[k].name, "gauge", gpu_metrics[k].help);
+    for (unsigned i = 0; i < devices_gpus(manager_devices(s->manager)); i++) {
+      double value = gpu_metrics[k].value(&list->device[i]);
+      if (value < 0) continue;
+      ls_string_addf(out, "%s{gpu=\"%s\",uuid=\"", gpu_metrics[k].name, list->device[i].name);
+      label(out, list->device[i].uuid);
+      ls_string_addf(out, "\"} %.15g\n", value);
+    }
+  }
+  free(list);
+}
+
 static void write_metrics(const struct status *s, struct ls_string *out) {
   const struct manager *m = s->manager;
   unsigned by_state[LOCKSTEP__V1__JOB_STATE__CANCELLED + 1] = {0}, used = 0;
   for (size_t i = 0; i < manager_job_count(m); i++) {
     const struct job *job = manager_job(m, i);
     by_state[job->state]++;
-    used += (unsigned)__builtin_popcountll(job->device_mask);
+    used += job_device_count(job);
   }
   head(out, "lockstep_start_time_seconds", "gauge", "When the daemon started, since 1970.");
   ls_string_addf(out, "lockstep_start_time_seconds %.3f\n", (double)s->started_us * 1e-6);
@@ -92,10 +136,11 @@ static void write_metrics(const struct status *s, struct ls_string *out) {
   for (int state = LOCKSTEP__V1__JOB_STATE__QUEUED; state <= LOCKSTEP__V1__JOB_STATE__CANCELLED; state++)
     ls_string_addf(out, "lockstep_jobs{state=\"%s\"} %u\n", job_state_name((Lockstep__V1__JobState)state),
                    by_state[state]);
-  head(out, "lockstep_devices", "gauge", "Devices of the machine.");
-  ls_string_addf(out, "lockstep_devices %u\n", manager_device_count(m));
+  head(out, "lockstep_devices", "gauge", "CPU cores and GPUs of the machine.");
+  ls_string_addf(out, "lockstep_devices %u\n", devices_cpus(manager_devices(m)) + devices_gpus(manager_devices(m)));
   head(out, "lockstep_devices_in_use", "gauge", "Devices that jobs hold.");
   ls_string_addf(out, "lockstep_devices_in_use %u\n", used);
+  write_gpu_metrics(s, out);
   for (size_t k = 0; k < sizeof job_metrics / sizeof *job_metrics; k++) {
     head(out, job_metrics[k].name, "gauge", job_metrics[k].help);
     for (size_t i = 0; i < manager_job_count(m); i++) {
@@ -122,6 +167,18 @@ static void write_job(struct ls_string *out, const struct job *job, bool include
   job_info_fill(job, include_job, &info);
   write_message(out, &info.message.base);
   job_info_release(&info);
+}
+
+static void write_devices(const struct status *s, struct ls_string *out) {
+  struct device_list *list = malloc(sizeof *list);
+  if (list) {
+    device_list_fill(s->manager, list);
+    write_message(out, &list->message.base);
+    ls_string_add(out, "\n");
+  } else {
+    out->failed = true;
+  }
+  free(list);
 }
 
 static void write_jobs(const struct status *s, struct ls_string *out) {
@@ -212,6 +269,10 @@ static enum MHD_Result respond(struct status *s, struct MHD_Connection *connecti
   }
   if (strcmp(url, "/api/v1/jobs") == 0) {
     write_jobs(s, &body);
+    return reply(connection, MHD_HTTP_OK, "application/json", &body);
+  }
+  if (strcmp(url, "/api/v1/devices") == 0) {
+    write_devices(s, &body);
     return reply(connection, MHD_HTTP_OK, "application/json", &body);
   }
   static const char prefix[] = "/api/v1/jobs/";

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT = 1 };
+enum { FORMAT = 2 };
 
 struct store {
   sqlite3 *db;
@@ -30,9 +30,15 @@ static const char schema[] =
     " not_before_us INTEGER NOT NULL DEFAULT 0,"
     " devices_wanted INTEGER NOT NULL DEFAULT 0,"
     " stop INTEGER NOT NULL DEFAULT 0,"
-    " device_mask INTEGER NOT NULL DEFAULT 0"
+    " device_mask INTEGER NOT NULL DEFAULT 0,"
+    " gpu_mask INTEGER NOT NULL DEFAULT 0"
     ") STRICT;"
-    "PRAGMA user_version = 1;";
+    "PRAGMA user_version = 2;";
+
+// From format 1, which knew no GPUs.
+static const char from_1[] =
+    "ALTER TABLE job ADD COLUMN gpu_mask INTEGER NOT NULL DEFAULT 0;"
+    "PRAGMA user_version = 2;";
 
 static ls_status failed(struct store *s, const char *what, struct ls_error *err) {
   int code = sqlite3_errcode(s->db);
@@ -63,14 +69,15 @@ static ls_status prepare_store(struct store *s, struct ls_error *err) {
     return ls_fail(err, LS_UNSUPPORTED, "the job store '%s' has format %" PRId64 ", this lockstepd knows up to %d",
                    s->path, format, FORMAT);
   }
-  if (format == 0 && (!run(s, "BEGIN IMMEDIATE") || !run(s, schema) || !run(s, "COMMIT"))) {
+  const char *change = format == 0 ? schema : format == 1 ? from_1 : NULL;
+  if (change && (!run(s, "BEGIN IMMEDIATE") || !run(s, change) || !run(s, "COMMIT"))) {
     return failed(s, "set up", err);
   }
   static const char insert[] =
       "INSERT INTO job (request_key, user, spec, state, reason, submitted_us) VALUES (?,?,?,?,'',?)";
   static const char save[] =
       "UPDATE job SET state=?, reason=?, started_us=?, ended_us=?, attempt=?, failures=?, not_before_us=?,"
-      " devices_wanted=?, stop=?, device_mask=? WHERE id=?";
+      " devices_wanted=?, stop=?, device_mask=?, gpu_mask=? WHERE id=?";
   if (sqlite3_prepare_v3(s->db, insert, -1, SQLITE_PREPARE_PERSISTENT, &s->insert, NULL) != SQLITE_OK ||
       sqlite3_prepare_v3(s->db, save, -1, SQLITE_PREPARE_PERSISTENT, &s->save, NULL) != SQLITE_OK) {
     return failed(s, "open", err);
@@ -133,6 +140,7 @@ static struct job *job_of_row(sqlite3_stmt *row, const char *folder_of_jobs) {
   job->devices_wanted = (uint32_t)sqlite3_column_int64(row, 12);
   job->stop = (enum stop_request)sqlite3_column_int(row, 13);
   job->device_mask = (uint64_t)sqlite3_column_int64(row, 14);
+  job->gpu_mask = (uint64_t)sqlite3_column_int64(row, 15);
   return job;
 }
 
@@ -140,7 +148,7 @@ ls_status store_load(struct store *s, const char *folder_of_jobs, ls_status (*ea
                      void *user, struct ls_error *err) {
   static const char sql[] =
       "SELECT id, request_key, user, spec, state, reason, submitted_us, started_us, ended_us, attempt, failures,"
-      " not_before_us, devices_wanted, stop, device_mask FROM job ORDER BY id";
+      " not_before_us, devices_wanted, stop, device_mask, gpu_mask FROM job ORDER BY id";
   sqlite3_stmt *rows = NULL;
   if (sqlite3_prepare_v2(s->db, sql, -1, &rows, NULL) != SQLITE_OK) return failed(s, "read", err);
   ls_status status = LS_OK;
@@ -208,7 +216,8 @@ ls_status store_save(struct store *s, const struct job *job, struct ls_error *er
   sqlite3_bind_int64(row, 8, job->devices_wanted);
   sqlite3_bind_int(row, 9, (int)job->stop);
   sqlite3_bind_int64(row, 10, (int64_t)job->device_mask);
-  sqlite3_bind_int64(row, 11, (int64_t)job->id);
+  sqlite3_bind_int64(row, 11, (int64_t)job->gpu_mask);
+  sqlite3_bind_int64(row, 12, (int64_t)job->id);
   ls_status status = sqlite3_step(row) == SQLITE_DONE ? LS_OK : failed(s, "write to", err);
   sqlite3_reset(row);
   return status;

@@ -21,7 +21,7 @@
 #include "base/file.h"
 #include "spec/spec.h"
 #include "worker/report.h"
-#include "worker/trainer.h"
+#include "worker/device.h"
 
 enum { REPORT_NS = 1000000000 };
 
@@ -323,7 +323,8 @@ static char *job_text(const struct run *r) {
 static ls_status prepare(struct run *r, struct ls_error *err) {
   struct trainer_options options = {.ops = r->options->backend, .devices = (int)r->options->backend_devices};
   int workers;
-  if (!options.ops) LS_TRY(trainer_backend(r->job->devices->kind, &options.ops, &options.devices, err));
+  Lockstep__V1__DeviceKind kind = r->options->kind ? r->options->kind : r->job->devices->kind;
+  if (!options.ops) LS_TRY(trainer_backend(kind, &options.ops, &options.devices, err));
   LS_TRY(check_precision(r->job, err));
   unsigned wanted = r->options->devices ? r->options->devices : r->job->devices->has_count ? r->job->devices->count : 0;
   LS_TRY(trainer_worker_count(wanted, r->job->devices->oversubscribe, (int)r->job->shards, options.devices, &workers,
@@ -476,14 +477,26 @@ static enum ls_worker_exit exit_of(ls_status status) {
   }
 }
 
+// The device that failed; -1: it was something else. The host's cores do not fail alone.
+static int failed_device(const struct trainer *t, const struct ls_error *error) {
+  if (!t || t->devices == 0 || error->status != LS_UNAVAILABLE) return -1;
+  for (int i = 0; i < t->workers; i++) {
+    if (t->worker[i].error.status == LS_UNAVAILABLE) return device_of(t, i);
+  }
+  return -1;
+}
+
 static void report_outcome(struct run *r, struct ls_train_result *result, const struct ls_error *error) {
   static const Lockstep__V1__Outcome__Kind kinds[] = {LOCKSTEP__V1__OUTCOME__KIND__SUCCEEDED,
                                                       LOCKSTEP__V1__OUTCOME__KIND__FAILED};
   Lockstep__V1__Outcome outcome = LOCKSTEP__V1__OUTCOME__INIT;
   Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
-  outcome.kind = result->exit == LS_EXIT_STOPPED       ? LOCKSTEP__V1__OUTCOME__KIND__STOPPED
-                 : result->exit == LS_EXIT_INTERRUPTED ? LOCKSTEP__V1__OUTCOME__KIND__INTERRUPTED
-                                                       : kinds[result->exit == LS_EXIT_FAILED];
+  bool interrupted = result->exit == LS_EXIT_INTERRUPTED || result->exit == LS_EXIT_DEVICE;
+  outcome.kind = result->exit == LS_EXIT_STOPPED ? LOCKSTEP__V1__OUTCOME__KIND__STOPPED
+                 : interrupted                   ? LOCKSTEP__V1__OUTCOME__KIND__INTERRUPTED
+                                                 : kinds[result->exit == LS_EXIT_FAILED];
+  outcome.has_failed_device = result->exit == LS_EXIT_DEVICE;
+  outcome.failed_device = outcome.has_failed_device ? (uint32_t)failed_device(r->trainer, error) : 0;
   outcome.reason = (char *)(uintptr_t)(result->exit == LS_EXIT_STOPPED ? "stopped on request" : error->text);
   outcome.step = result->step;
   outcome.parameters_sha256 = result->parameters_sha256;
@@ -526,7 +539,9 @@ ls_status ls_train(const struct ls_train_options *options, struct ls_train_resul
   bool was_stopped = false;
   status = run_job(&r, &was_stopped, result, err);
   finish_writing(&r, NULL);
-  result->exit = status == LS_OK && was_stopped ? LS_EXIT_STOPPED : exit_of(status);
+  result->exit = status == LS_OK && was_stopped                          ? LS_EXIT_STOPPED
+                 : status != LS_OK && failed_device(r.trainer, err) >= 0 ? LS_EXIT_DEVICE
+                                                                         : exit_of(status);
   result->step = r.trainer ? r.trainer->step : 0;
   result->test_accuracy = r.last_accuracy;
   report_outcome(&r, result, err);

@@ -10,7 +10,8 @@
 //
 // Exit codes of lockstep-worker: 0 the job succeeded; 1 it failed for good (Outcome FAILED); 2 usage; 75 stopped on
 // request after a checkpoint (Outcome STOPPED; SIGTERM or SIGINT ask for it, between two steps); 74 could not go on for
-// an outside reason (Outcome INTERRUPTED, worth another attempt); anything else, and death by a signal, is a crash. The
+// an outside reason (Outcome INTERRUPTED, worth another attempt); 76 the same because of a device, which the Outcome names:
+// worth another attempt on others; anything else, and death by a signal, is a crash. The
 // daemon believes the log's last Outcome of this attempt, not the exit code: without one the run crashed.
 #ifndef LS_WORKER_COORDINATOR_H
 #define LS_WORKER_COORDINATOR_H
@@ -28,16 +29,18 @@ enum ls_worker_exit {
   LS_EXIT_FAILED = 1,
   LS_EXIT_USAGE = 2,
   LS_EXIT_INTERRUPTED = 74,
-  LS_EXIT_STOPPED = 75
+  LS_EXIT_STOPPED = 75,
+  LS_EXIT_DEVICE = 76
 };
 
 struct ls_train_options {
-  const Lockstep__V1__Job *job;  // complete (ls_spec_complete_job)
-  const char *folder;            // job folder, exists
-  unsigned attempt;              // from 1
-  unsigned devices;              // 0: as the job says; else this many (resume on another number)
-  const char *nudge;             // Unix datagram socket told (job folder's name) after each event; NULL: nobody
-  atomic_bool *stop;             // set by a signal handler; read between steps
+  const Lockstep__V1__Job *job;   // complete (ls_spec_complete_job)
+  const char *folder;             // job folder, exists
+  unsigned attempt;               // from 1
+  unsigned devices;               // 0: as the job says; else this many (resume on another number)
+  Lockstep__V1__DeviceKind kind;  // CPU or GPU; 0: as the job says
+  const char *nudge;              // Unix datagram socket told (job folder's name) after each event; NULL: nobody
+  atomic_bool *stop;              // set by a signal handler; read between steps
   // Told of every event after it is in the log, from any of the coordinator's threads, one at a time; may be NULL.
   void (*event)(void *user, const Lockstep__V1__Event *event);
   void *user;

@@ -1,18 +1,17 @@
-// Memory of a training, predicted: see footprint.h. The sums mirror what worker_thread.c allocates.
+// Memory of a training, predicted: see footprint.h. The sums mirror what worker_thread.c and device.c allocate.
 #include "worker/footprint.h"
 
 #include <stdio.h>
 
-#include "worker/trainer.h"
+#include "worker/device.h"
 
-enum { RING_BATCHES = 3, GPU_INPUTS = 2, MOST_SHARD_IMAGES = 1 << 20 };
+enum { RING_BATCHES = 3, MOST_SHARD_IMAGES = 1 << 20 };
 
 static const char *const names[LS_FOOTPRINT_KINDS][2] = {
     [LS_FOOTPRINT_WEIGHTS] = {"weights and running statistics", "weights"},
-    [LS_FOOTPRINT_MOMENTUM] = {"optimizer state (momentum)", "optimizer_state"},
+    [LS_FOOTPRINT_MOMENTUM] = {"momentum and its rules", "optimizer_state"},
     [LS_FOOTPRINT_GRADIENTS] = {"gradients", "gradients"},
     [LS_FOOTPRINT_FACTORS] = {"gradients kept as factors", "gradient_factors"},
-    [LS_FOOTPRINT_EXCHANGE] = {"gradients of the other devices", "exchange"},
     [LS_FOOTPRINT_ACTIVATIONS] = {"activations and workspaces", "activations"},
     [LS_FOOTPRINT_SCRATCH] = {"scratch", "scratch"},
     [LS_FOOTPRINT_EVALUATION] = {"evaluation, beyond training's", "evaluation"},
@@ -39,11 +38,11 @@ static void take_largest(const struct ls_plan *plan, struct ls_footprint *f) {
   }
 }
 
-// What one worker has for itself.
+// What one worker has for itself. `folded`: of the evaluation's folded weights, what lies over the activations.
 static void add_worker(const struct ls_plan *plan, const struct ls_plan *evaluation, unsigned shards_each,
-                       unsigned shards, bool first, struct ls_footprint *f) {
-  uint64_t training = ls_plan_activation_bytes(plan), other = (ls_plan_activation_bytes(evaluation) + 63) / 64 * 64;
-  if (first) other += ls_plan_folded_bytes(evaluation);
+                       unsigned shards, uint64_t folded, struct ls_footprint *f) {
+  uint64_t training = ls_plan_activation_bytes(plan), other = ls_plan_activation_bytes(evaluation);
+  if (folded) other = (other + 63) / 64 * 64 + folded;
   f->bytes[LS_FOOTPRINT_ACTIVATIONS] += training - ls_plan_scratch_bytes(plan);
   f->bytes[LS_FOOTPRINT_SCRATCH] += ls_plan_scratch_bytes(plan);
   f->bytes[LS_FOOTPRINT_EVALUATION] += other > training ? other - training : 0;
@@ -61,15 +60,19 @@ static void add_up(const struct ls_graph *graph, const struct ls_footprint_optio
   uint64_t images_bytes = (uint64_t)ls_shape_elements(&image), device_images = o->batch / o->devices;
   f->bytes[LS_FOOTPRINT_WEIGHTS] = ls_plan_parameter_bytes(plan);
   f->bytes[LS_FOOTPRINT_MOMENTUM] = ls_plan_learned_bytes(plan);
-  for (unsigned i = 0; i < (o->gpu ? 1 : o->devices); i++)
-    add_worker(plan, evaluation, o->shards / o->devices, o->shards, i == 0, f);
+  uint64_t shards_each = o->shards / o->devices;
+  for (unsigned i = 0; i < (o->gpu ? 1 : o->devices); i++) {
+    uint64_t folded = i == 0 && !o->gpu ? ls_plan_folded_bytes(evaluation) : 0;
+    add_worker(plan, evaluation, (unsigned)shards_each, o->shards, folded, f);
+  }
   if (o->gpu) {
-    uint64_t slice = (ls_plan_gradient_bytes(plan) + o->devices - 1) / o->devices;
-    f->bytes[LS_FOOTPRINT_MOMENTUM] = (ls_plan_learned_bytes(plan) + o->devices - 1) / o->devices;
-    f->bytes[LS_FOOTPRINT_EXCHANGE] = slice * (o->devices - 1);
-    // As stored, two batches in turn; and one shard as the first layer wants it.
+    f->bytes[LS_FOOTPRINT_MOMENTUM] +=
+        ls_plan_parameter_bytes(plan) / sizeof(float) / LS_DEVICE_LINE * sizeof(uint16_t) +
+        (uint64_t)ls_plan_parameter_count(plan) * sizeof(struct ls_update_rule);
+    f->bytes[LS_FOOTPRINT_EVALUATION] += ls_plan_folded_bytes(evaluation);
+    // As stored and as the first layer wants them; labels of this batch and the next.
     f->bytes[LS_FOOTPRINT_INPUT] =
-        GPU_INPUTS * device_images * (images_bytes + sizeof(int32_t)) + ls_plan_input_bytes(plan);
+        device_images * (images_bytes + 2 * sizeof(int32_t)) + shards_each * ls_plan_input_bytes(plan);
   } else {
     f->bytes[LS_FOOTPRINT_INPUT] = RING_BATCHES * o->batch * (images_bytes * sizeof(float) + sizeof(int32_t));
   }
@@ -103,6 +106,7 @@ ls_status ls_footprint_predict(const struct ls_graph *graph, const struct ls_foo
                                     .training = true,
                                     .dtype = dtype_of(o->precision),
                                     .loss_images = (int64_t)o->batch,
+                                    .input_channels_last = o->gpu,
                                     .factors = !o->gpu && ops->outer_sum != NULL};
   ls_status status = ops->open(0, &backend, err);
   if (status == LS_OK) status = ls_plan_build(graph, &backend, &options, &plan, err);

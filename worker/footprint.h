@@ -1,9 +1,8 @@
 // How much memory a job's training takes on each of its devices, from the static plans alone: nothing is allocated and no
 // GPU is needed. `lockstep model show --memory` prints it; what runs out of memory explains itself with it.
 //
-// A GPU holds its own copy of the parameters, a slice of the momentum, and what it needs to exchange slices of the
-// gradients. On the CPU the workers share parameters and momentum, and read each other's gradients in place; the figures
-// are then those of the whole process.
+// Each GPU holds its own copy of the parameters and the momentum, and reads the others' gradients where they lie. On the CPU
+// the workers share parameters and momentum too; the figures are then those of the whole process.
 #ifndef LS_WORKER_FOOTPRINT_H
 #define LS_WORKER_FOOTPRINT_H
 
@@ -12,10 +11,9 @@
 
 enum ls_footprint_kind {
   LS_FOOTPRINT_WEIGHTS,      // with running statistics
-  LS_FOOTPRINT_MOMENTUM,     // state of the optimizer
+  LS_FOOTPRINT_MOMENTUM,     // state of the optimizer, and on GPUs its table
   LS_FOOTPRINT_GRADIENTS,    // one slab for each level of the sum's tree that is open at a time
   LS_FOOTPRINT_FACTORS,      // gradients left as factors, and the tiles they are formed in (CPU)
-  LS_FOOTPRINT_EXCHANGE,     // staging of the other devices' slices of the gradients (GPU)
   LS_FOOTPRINT_ACTIVATIONS,  // between layers, forward and backward, with workspaces; reused by liveness
   LS_FOOTPRINT_SCRATCH,      // what one operation needs while it runs
   LS_FOOTPRINT_EVALUATION,   // what evaluation needs beyond the memory of training, which it uses too

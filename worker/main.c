@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/backend.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "spec/spec.h"
@@ -19,10 +20,13 @@ static void on_signal(int number) {
 static int usage(FILE *out) {
   fprintf(
       out,
-      "usage: lockstep-worker run FOLDER [--attempt N] [--devices K] [--nudge SOCKET]\n\n"
+      "usage: lockstep-worker run FOLDER [--attempt N] [--devices K] [--kind cpu|gpu] [--nudge SOCKET]\n"
+      "       lockstep-worker backends\n\n"
       "Trains the job in FOLDER/job.json, going on from its newest good checkpoint. lockstepd starts this program;\n"
       "to train by hand use `lockstep train FILE`. SIGTERM and SIGINT: checkpoint, then stop.\n"
-      "Exit codes: 0 succeeded, 1 failed for good, 2 usage, 74 interrupted (try again), 75 stopped on request.\n");
+      "backends: says whether this build can use GPUs.\n"
+      "Exit codes: 0 succeeded, 1 failed for good, 2 usage, 74 interrupted (try again), 75 stopped on request,\n"
+      "76 a device failed (try again on others).\n");
   return out == stdout ? LS_EXIT_OK : LS_EXIT_USAGE;
 }
 
@@ -31,6 +35,21 @@ static bool number(const char *text, unsigned *value) {
   unsigned long n = strtoul(text, &end, 10);
   *value = (unsigned)n;
   return *text >= '0' && *text <= '9' && !*end && n <= 1000000;
+}
+
+static bool kind_of(const char *text, Lockstep__V1__DeviceKind *kind) {
+  bool gpu = strcmp(text, "gpu") == 0;
+  *kind = gpu ? LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU : LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_CPU;
+  return gpu || strcmp(text, "cpu") == 0;
+}
+
+// What lockstepd asks where there are GPUs: it knows nothing of CUDA itself.
+static int print_backends(void) {
+  if (ls_backend_cuda())
+    puts("cuda");
+  else
+    printf("no cuda: it was built without %s\n", ls_backend_cuda_missing());
+  return LS_EXIT_OK;
 }
 
 static ls_status load_job(const char *folder, Lockstep__V1__Job **job, struct ls_error *err) {
@@ -48,6 +67,7 @@ static ls_status load_job(const char *folder, Lockstep__V1__Job **job, struct ls
 
 int main(int argc, char **argv) {
   if (argc == 2 && strcmp(argv[1], "--help") == 0) return usage(stdout);
+  if (argc == 2 && strcmp(argv[1], "backends") == 0) return print_backends();
   if (argc < 3 || strcmp(argv[1], "run") != 0) return usage(stderr);
   struct ls_train_options options = {.folder = argv[2], .attempt = 1, .stop = &stop};
   for (int i = 3; i < argc; i += 2) {
@@ -56,6 +76,8 @@ int main(int argc, char **argv) {
       good = number(argv[i + 1], &options.attempt);
     else if (good && strcmp(argv[i], "--devices") == 0)
       good = number(argv[i + 1], &options.devices);
+    else if (good && strcmp(argv[i], "--kind") == 0)
+      good = kind_of(argv[i + 1], &options.kind);
     else if (good && strcmp(argv[i], "--nudge") == 0)
       options.nudge = argv[i + 1];
     else

@@ -12,8 +12,17 @@ static const struct ls_column columns[] = {
     {"JOBS", "jobs", false},
     {"MEMORY", "memory_bytes", true},
     {"IN USE", "memory_used_bytes", true},
+    {"BUSY", "utilisation", true},
+    {"TEMPERATURE", "temperature_c", true},
     {"DESCRIPTION", "description", false},
 };
+
+// A number that not every device tells; negative: it does not.
+static void add_told(struct ls_table *table, const char *format, double value) {
+  char text[32];
+  snprintf(text, sizeof text, format, value);
+  ls_table_add(table, value < 0 ? "-" : text, NULL);
+}
 
 static int run(struct ls_cli *cli, int count, char **arguments) {
   (void)count, (void)arguments;
@@ -34,21 +43,24 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
     struct ls_string text = LS_STRING_INIT;
     char bytes[32];
     ls_table_add(table, device->name, NULL);
-    ls_string_addf(&text, "%s%s%s",
-                   !device->healthy ? "unhealthy"
-                   : device->n_jobs ? "busy"
-                                    : "free",
-                   device->reason[0] ? ": " : "", device->reason);
-    ls_table_add(table, ls_string_text(&text), NULL);
-    ls_string_clear(&text);
+    const char *state = !device->healthy ? "unhealthy" : device->n_jobs ? "busy" : device->reason[0] ? "taken" : "free";
+    ls_table_add(table, state, NULL);
     for (size_t j = 0; j < device->n_jobs; j++) ls_string_addf(&text, "%s%s", j ? " " : "", device->jobs[j]);
     ls_table_add(table, text.size ? ls_string_text(&text) : "-", NULL);
     ls_table_add(table, device->memory_bytes ? ls_format_bytes(bytes, (double)device->memory_bytes) : "-", NULL);
     ls_table_add(table, device->memory_bytes ? ls_format_bytes(bytes, (double)device->memory_used_bytes) : "-", NULL);
+    add_told(table, "%.0f %%", device->uuid[0] ? 100 * device->utilisation : -1);
+    add_told(table, "%.0f °C", device->uuid[0] ? device->temperature_c : -1);
     ls_table_add(table, device->description, NULL);
     ls_string_release(&text);
   }
   ls_table_print(table, LS_OUTPUT_TABLE, 0, stdout);
+  for (size_t i = 0; i < devices->n_devices; i++) {
+    const Lockstep__V1__Device *device = devices->devices[i];
+    if (device->reason[0])
+      printf("%s %s%s%s%s\n", device->name, device->reason, *device->uuid ? " (" : "", device->uuid,
+             *device->uuid ? ")" : "");
+  }
   protobuf_c_message_free_unpacked(response, NULL);
   return LS_CLI_OK;
 }

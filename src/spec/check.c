@@ -78,6 +78,18 @@ static ls_status complete_message(ProtobufCMessage *message, const char *path, i
 
 static bool power_of_two(uint32_t n) { return n && (n & (n - 1)) == 0; }
 
+static ls_status check_at_least(const Lockstep__V1__Devices *devices, struct ls_error *err) {
+  if (!devices->has_at_least) return LS_OK;
+  if (!power_of_two(devices->at_least)) {
+    return ls_fail(err, LS_INVALID, "key 'devices.at_least': found %u, expected a power of two", devices->at_least);
+  }
+  if (devices->has_count && devices->at_least > devices->count) {
+    return ls_fail(err, LS_INVALID, "key 'devices.at_least': %u devices are more than the %u of 'devices.count'",
+                   devices->at_least, devices->count);
+  }
+  return LS_OK;
+}
+
 static ls_status check_batch(const Lockstep__V1__Job *job, struct ls_error *err) {
   if (!power_of_two(job->shards)) {
     return ls_fail(err, LS_INVALID, "key 'shards': found %u, expected a power of two", job->shards);
@@ -99,7 +111,7 @@ static ls_status check_batch(const Lockstep__V1__Job *job, struct ls_error *err)
     return ls_fail(err, LS_INVALID, "key 'devices.count': %u devices are more than the %u shards of a batch",
                    job->devices->count, job->shards);
   }
-  return LS_OK;
+  return check_at_least(job->devices, err);
 }
 
 static ls_status check_job(const Lockstep__V1__Job *job, struct ls_error *err) {

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -169,12 +170,29 @@ def test_order_of_the_queue():
         assert done.returncode != 0 and "cannot be resumed" in done.stderr, done
 
 
+def test_store_of_the_first_format():
+    """A job store from before there were GPUs is taken over with its jobs."""
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        place.start_daemon()
+        job = submit(place, place.write("job.yaml", JOB))
+        in_state(place, job, "succeeded")
+        place.stop_daemon()
+        store = sqlite3.connect(place.path("daemon/lockstep.db"))
+        store.execute("ALTER TABLE job DROP COLUMN gpu_mask")
+        store.execute("PRAGMA user_version = 1")
+        store.close()
+        place.start_daemon()
+        assert show(place, job)["state"] == "succeeded"
+        in_state(place, submit(place, place.path("job.yaml")), "succeeded")
+
+
 def test_what_is_refused():
     with Place() as place:
         write_data(place.path("tiny.h5"))
         place.start_daemon()
         path = place.write("job.yaml", JOB)
-        for settings, words in ((["devices.count=4", "shards=2"], "4"), (["devices.kind=gpu"], "CUDA"),
+        for settings, words in ((["devices.count=4", "shards=2"], "4"), (["devices.kind=gpu"], "no GPU"),
                                 (["devices.count=64", "shards=64", "batch_size=64", "devices.oversubscribe=false"], "64")):
             arguments = [part for setting in settings for part in ("--set", setting)]
             result = place.run("submit", path, *arguments)

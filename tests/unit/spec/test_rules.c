@@ -194,6 +194,10 @@ static void test_fields_together(void **state) {
   REFUSED((j->devices->count = 3, j->devices->has_count = 1), "key 'devices.count': found 3, expected a power of two");
   REFUSED((j->devices->count = 16, j->devices->has_count = 1),
           "key 'devices.count': 16 devices are more than the 8 shards of a batch");
+  REFUSED((j->devices->at_least = 6, j->devices->has_at_least = 1),
+          "key 'devices.at_least': found 6, expected a power of two");
+  REFUSED((j->devices->count = 2, j->devices->has_count = 1, j->devices->at_least = 4, j->devices->has_at_least = 1),
+          "key 'devices.at_least': 4 devices are more than the 2 of 'devices.count'");
   REFUSED(j->schedule->step->epochs[1] = 1, "key 'schedule.step.epochs' must rise");
   REFUSED(j->schedule->warm_up_epochs = 1,
           "key 'schedule.warm_up_epochs': 1 epochs of warm-up are not less than the 1 epochs of the job");

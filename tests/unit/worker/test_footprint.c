@@ -57,7 +57,6 @@ static void test_cpu_is_what_the_trainer_takes(void **state) {
         f.bytes[LS_FOOTPRINT_ACTIVATIONS] + f.bytes[LS_FOOTPRINT_SCRATCH] + f.bytes[LS_FOOTPRINT_EVALUATION],
         activations);
     assert_int_equal(f.bytes[LS_FOOTPRINT_FACTORS] > 0, t->factor_bytes > 0);
-    assert_int_equal(f.bytes[LS_FOOTPRINT_EXCHANGE], 0);
     trainer_free(t);
     unload();
   }
@@ -84,7 +83,6 @@ static void test_gpu_is_the_plan(void **state) {
   assert_int_equal(f.bytes[LS_FOOTPRINT_WEIGHTS], ls_plan_parameter_bytes(plan));
   assert_int_equal(f.bytes[LS_FOOTPRINT_MOMENTUM], (ls_plan_learned_bytes(plan) + 3) / 4);
   assert_int_equal(f.bytes[LS_FOOTPRINT_GRADIENTS], 2 * ls_plan_gradient_bytes(plan));
-  assert_int_equal(f.bytes[LS_FOOTPRINT_EXCHANGE], 3 * ((ls_plan_gradient_bytes(plan) + 3) / 4));
   assert_int_equal(f.bytes[LS_FOOTPRINT_ACTIVATIONS] + f.bytes[LS_FOOTPRINT_SCRATCH], ls_plan_activation_bytes(plan));
   assert_true(f.unshared_bytes > f.bytes[LS_FOOTPRINT_ACTIVATIONS]);
   assert_int_equal(f.largest_count, LS_FOOTPRINT_LARGEST);
