@@ -20,8 +20,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "spec/spec.h"
-#include "worker/report.h"
 #include "worker/device.h"
+#include "worker/report.h"
 
 enum { REPORT_NS = 1000000000 };
 

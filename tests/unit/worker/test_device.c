@@ -91,11 +91,13 @@ static void test_ring_of_one(void **state) {
   assert_string_equal(one.parameters_sha256, train(&how).parameters_sha256);
 }
 
-// A failing device ends the job with its reason, on all workers, and is worth another attempt.
+// A failing device, 1 of 0 and 1, ends the job with its reason, on all workers; it is named, and worth another attempt.
+static _Thread_local int opened;
+
 static ls_status lost(struct ls_backend *backend, struct ls_stream *stream, const struct ls_input *input,
                       struct ls_error *err) {
   static atomic_int steps;
-  if (atomic_fetch_add(&steps, 1) < 9) return cuda_input(backend, stream, input, err);
+  if (opened != 1 || atomic_fetch_add(&steps, 1) < 9) return cuda_input(backend, stream, input, err);
   return ls_fail(err, LS_UNAVAILABLE, "waiting for the GPU: it has fallen off the bus");
 }
 
@@ -104,7 +106,13 @@ static struct ls_backend_ops frail;
 static ls_status open_frail(int index, struct ls_backend *backend, struct ls_error *err) {
   ls_status status = ls_backend_cuda_twin()->open(index, backend, err);
   backend->ops = &frail;
+  opened = index;
   return status;
+}
+
+static void on_outcome(void *user, const Lockstep__V1__Event *event) {
+  if (event->kind_case == LOCKSTEP__V1__EVENT__KIND_OUTCOME && event->outcome->has_failed_device)
+    *(int *)user = (int)event->outcome->failed_device;
 }
 
 static void test_lost_device(void **state) {
@@ -120,10 +128,18 @@ static void test_lost_device(void **state) {
   Lockstep__V1__Job *job = small_job(NULL);
   char *path = small_path("lost");
   assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
-  struct ls_train_options options = {
-      .job = job, .folder = path, .attempt = 1, .devices = 4, .backend = &frail, .backend_devices = 2};
+  int failed = -1;
+  struct ls_train_options options = {.job = job,
+                                     .folder = path,
+                                     .attempt = 1,
+                                     .devices = 4,
+                                     .backend = &frail,
+                                     .backend_devices = 2,
+                                     .event = on_outcome,
+                                     .user = &failed};
   assert_int_equal(ls_train(&options, &result, &err), LS_UNAVAILABLE);
-  assert_int_equal(result.exit, LS_EXIT_INTERRUPTED);
+  assert_int_equal(result.exit, LS_EXIT_DEVICE);
+  assert_int_equal(failed, 1);
   assert_non_null(strstr(err.text, "fallen off the bus"));
   free(path);
   lockstep__v1__job__free_unpacked(job, NULL);
