@@ -193,8 +193,8 @@ static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_erro
   LS_TRY(ops->download(&w->backend, NULL, d->host->shard_metrics, d->shard_metrics, bytes, err));
   LS_TRY(ops->stream_wait_idle(&w->backend, NULL, err));
   for (int i = 0; i < shards; i++) {
-    uint64_t shard = (uint64_t)w->index * (uint64_t)t->shards_each + (uint64_t)i;
-    double *sums = t->evaluation_parts + (index * (uint64_t)t->shards + shard) * LS_METRICS;
+    int shard = w->index * t->shards_each + i;
+    double *sums = t->evaluation_parts + (index * (uint64_t)t->shards + (uint64_t)shard) * LS_METRICS;
     for (int m = 0; m < LS_METRICS; m++) sums[m] = d->host->shard_metrics[i][m];
   }
   return LS_OK;

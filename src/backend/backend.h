@@ -63,7 +63,8 @@ enum ls_op_kind {
   LS_OP_SOFTMAX,              // in x [N,C]                   out y probabilities
   LS_OP_SOFTMAX_CE_FORWARD,   // in x [N,C], labels i32 [N]   out p [N,C], metrics f32 [LS_METRICS]   label -1: not
                               // counted
-  LS_OP_SOFTMAX_CE_BACKWARD,  // in p, labels                 out dx = (p - onehot) * scale; 0 for label -1; in place p
+  LS_OP_SOFTMAX_CE_BACKWARD,  // in p, labels, [step parameters]   out dx = (p - onehot) * scale [* loss scale]; 0 for
+                              // label -1; in place p
   LS_OP_BN_FOLD,              // in w, [b], gamma, beta, running mean, running variance   out w, b of a convolution that
                               // computes what convolution and batch norm after it compute in inference
   LS_OP_COUNT
@@ -77,6 +78,8 @@ struct ls_step_parameters {
   uint64_t seed;
   uint64_t step;
   uint64_t first_image;  // position of the shard's first image in the global batch
+  float loss_scale;      // what gradients are multiplied by (float16), where the plan asks for it
+  float reserved;
 };
 
 enum ls_pool_kind { LS_POOL_MAX, LS_POOL_AVERAGE_WITH_PAD, LS_POOL_AVERAGE_WITHOUT_PAD };
@@ -97,6 +100,7 @@ struct ls_op_attributes {
   float rate;            // dropout
   uint32_t layer;        // dropout: number of the layer in the network, part of the random key
   float scale;           // softmax backward: 1 / images in the global batch
+  bool tf32;             // products of float32 may round their inputs to TF32
 };
 
 struct ls_tensor_desc {

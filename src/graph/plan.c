@@ -96,10 +96,13 @@ static ls_status in_layout(struct ls_plan *plan, int layer, int value, const str
                            struct ls_error *err) {
   struct plan_value *v = &plan->values[value];
   *result = value;
-  if (!v->tensor.layout) {
+  if (!v->tensor.layout && v->tensor.dtype == wanted->dtype) {
     v->tensor = *wanted;  // the shape too: a grouped weight may have got a group axis
     return LS_OK;
   }
+  // A float32 parameter that operations take in 16 bits stays one, in the order that a device likes.
+  if (!v->tensor.layout)
+    v->tensor.layout = plan->backend->ops->plain_layout(plan->backend, v->tensor.dtype, &v->tensor.shape, true);
   if (same_layout(plan, &v->tensor, wanted)) return LS_OK;
   for (int i = 0; i < plan->value_count; i++) {
     if (plan->values[i].source == value && same_layout(plan, &plan->values[i].tensor, wanted)) {
@@ -133,6 +136,7 @@ static ls_status lower(struct ls_plan *plan, const struct ls_program_op *from, i
                             .inputs = from->inputs,
                             .outputs = from->outputs,
                             .attributes = from->attributes};
+  desc.attributes.tf32 = plan->options.tf32;
   for (int i = 0; i < from->inputs + from->outputs; i++) {
     fix_gradient_layout(plan, &plan->values[from->value[i]]);
     desc.tensor[i] = plan->values[from->value[i]].tensor;
@@ -281,6 +285,7 @@ static ls_status build(struct ls_plan *plan, struct ls_error *err) {
   program->relu_sums = !plan->options.no_fusion && plan->backend->ops->relu_sums;
   program->folds = !program->training && !plan->options.no_fusion && plan->backend->ops->folds;
   program->dtype = plan->options.dtype;
+  program->scaled = program->training && program->dtype == LS_F16;
   program->batch = plan->options.batch;
   program->loss_scale = 1.0f / (float)(plan->options.loss_images > 0 ? plan->options.loss_images : plan->options.batch);
   if (program->training && ls_graph_classes(plan->graph) == 0) {

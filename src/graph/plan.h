@@ -33,7 +33,8 @@ struct ls_binding;
 struct ls_plan_options {
   int64_t batch;             // images a run: the shard's size
   bool training;             // false: inference (no backward, batch norm by running statistics)
-  enum ls_dtype dtype;       // LS_F32; LS_F64 for the reference backend; others on CUDA
+  enum ls_dtype dtype;       // LS_F32; LS_F64 for the reference backend; LS_BF16, LS_F16 on CUDA (parameters: float32)
+  bool tf32;                 // products of float32 on CUDA may round their inputs to TF32
   int64_t loss_images;       // images of the global batch the loss is a mean over (training)
   bool input_channels_last;  // layout the loader delivers: [N,H,W,C] instead of [N,C,H,W]
   // Use this plan's parameter layouts and offsets instead of choosing own ones, so that both work on the same slab.
@@ -82,7 +83,7 @@ const struct ls_plan_factors *ls_plan_factors(const struct ls_plan *plan, int in
 size_t ls_plan_metrics_offset(const struct ls_plan *plan);  // of LS_METRICS floats in the gradient slab
 size_t ls_plan_activation_bytes(const struct ls_plan *plan);
 size_t ls_plan_folded_bytes(const struct ls_plan *plan);  // 0 in training
-size_t ls_plan_input_bytes(const struct ls_plan *plan);   // what the loader must deliver for one run, float32
+size_t ls_plan_input_bytes(const struct ls_plan *plan);   // what must be delivered for one run, in the plan's type
 
 size_t ls_plan_scratch_bytes(
     const struct ls_plan *plan);  // part of the activations: what operations need while they run

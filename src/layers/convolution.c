@@ -75,8 +75,8 @@ static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   if (i->folded) {
     a.has_bias = true;
     i->folded_weight = ls_program_value(program, LS_VALUE_FOLDED, program->dtype, &i->layer->parameter[0].shape, -1);
-    i->folded_bias =
-        ls_program_value(program, LS_VALUE_FOLDED, program->dtype, &LS_SHAPE(i->layer->output_shape.dim[0]), -1);
+    i->folded_bias = ls_program_value(program, LS_VALUE_FOLDED, ls_program_full(program),
+                                      &LS_SHAPE(i->layer->output_shape.dim[0]), -1);
   }
   values[count++] = i->folded ? i->folded_weight : ls_layer_parameter(i, program, 0);
   if (a.has_bias) values[count++] = i->folded ? i->folded_bias : ls_layer_parameter(i, program, 1);

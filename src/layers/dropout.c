@@ -14,10 +14,6 @@ static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
   return LS_OK;
 }
 
-static int step_value(struct ls_program *program) {
-  return ls_program_slab_value(program, LS_VALUE_STEP, &LS_SHAPE((int64_t)sizeof(struct ls_step_parameters)), 0);
-}
-
 static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   if (!program->training || i->layer->attributes.rate <= 0) {
     i->y = i->x[0];
@@ -25,7 +21,7 @@ static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   }
   i->y = ls_layer_like(program, i->x[0]);
   i->op = ls_program_add(program, LS_OP_DROPOUT_FORWARD, i->layer->number, 2, 1,
-                         (int[]){i->x[0], step_value(program), i->y}, &i->layer->attributes);
+                         (int[]){i->x[0], ls_program_step(program), i->y}, &i->layer->attributes);
 }
 
 static void backward(struct ls_layer_instance *i, struct ls_program *program, int dy, int *dx) {
@@ -35,7 +31,7 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
     return;
   }
   dx[0] = ls_layer_like(program, i->x[0]);
-  ls_program_add(program, LS_OP_DROPOUT_BACKWARD, i->layer->number, 2, 1, (int[]){dy, step_value(program), dx[0]},
+  ls_program_add(program, LS_OP_DROPOUT_BACKWARD, i->layer->number, 2, 1, (int[]){dy, ls_program_step(program), dx[0]},
                  &i->layer->attributes);
 }
 

@@ -34,8 +34,11 @@ int ls_program_slab_value(struct ls_program *program, enum ls_value_kind kind, c
   for (int i = 0; i < program->value_count; i++) {
     if (program->values[i].kind == kind && program->values[i].index == index) return i;
   }
-  enum ls_dtype dtype = program->dtype == LS_F64 ? LS_F64 : LS_F32;
-  return ls_program_value(program, kind, dtype, shape, index);
+  return ls_program_value(program, kind, ls_program_full(program), shape, index);
+}
+
+int ls_program_step(struct ls_program *program) {
+  return ls_program_slab_value(program, LS_VALUE_STEP, &LS_SHAPE((int64_t)sizeof(struct ls_step_parameters)), 0);
 }
 
 int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, int inputs, int outputs,

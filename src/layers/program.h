@@ -48,6 +48,7 @@ struct ls_program {
   enum ls_dtype dtype;
   int64_t batch;
   float loss_scale;  // 1 / images of the global batch
+  bool scaled;       // gradients are multiplied by the step's loss scale (ls_step_parameters)
   struct ls_value *values;
   int value_count, value_capacity;
   struct ls_program_op *ops;
@@ -57,11 +58,18 @@ struct ls_program {
   bool failed;        // memory ran out while it was written
 };
 
+// The type of what is never held in 16 bits: parameters, their gradients, probabilities.
+static inline enum ls_dtype ls_program_full(const struct ls_program *program) {
+  return program->dtype == LS_F64 ? LS_F64 : LS_F32;
+}
+
 // Index of a new value, LS_NO_VALUE when memory runs out (then `failed` is set and later calls do nothing).
 int ls_program_value(struct ls_program *program, enum ls_value_kind kind, enum ls_dtype dtype,
                      const struct ls_shape *shape, int index);
 // The value for parameter or gradient `index`, made at first use. Shapes may differ in rank but not in elements.
 int ls_program_slab_value(struct ls_program *program, enum ls_value_kind kind, const struct ls_shape *shape, int index);
+// The step parameters.
+int ls_program_step(struct ls_program *program);
 // Appends an operation; `values` are inputs, then outputs. Returns its index.
 int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, int inputs, int outputs,
                    const int *values, const struct ls_op_attributes *attributes);

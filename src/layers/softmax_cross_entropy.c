@@ -28,6 +28,7 @@ static int labels(struct ls_program *program) {
 
 static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   i->y = ls_layer_activation(program, &i->layer->output_shape);
+  if (i->y >= 0) program->values[i->y].dtype = ls_program_full(program);
   int metrics = ls_program_slab_value(program, LS_VALUE_METRICS, &LS_SHAPE(LS_METRICS), 0);
   if (metrics >= 0) program->values[metrics].dtype = LS_F32;
   i->op = ls_program_add(program, LS_OP_SOFTMAX_CE_FORWARD, i->layer->number, 2, 2,
@@ -41,7 +42,12 @@ static void backward(struct ls_layer_instance *i, struct ls_program *program, in
   a.scale = program->loss_scale;
   if (dx[0] == LS_NO_VALUE) return;
   dx[0] = ls_layer_like(program, i->x[0]);
-  ls_program_add(program, LS_OP_SOFTMAX_CE_BACKWARD, i->layer->number, 2, 1, (int[]){i->y, labels(program), dx[0]}, &a);
+  int values[4] = {i->y, labels(program), dx[0]};
+  if (program->scaled) {
+    values[2] = ls_program_step(program);
+    values[3] = dx[0];
+  }
+  ls_program_add(program, LS_OP_SOFTMAX_CE_BACKWARD, i->layer->number, program->scaled ? 3 : 2, 1, values, &a);
 }
 
 const struct ls_layer_type ls_layer_softmax_cross_entropy = {

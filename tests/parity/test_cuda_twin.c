@@ -8,7 +8,7 @@ static void check(const struct compare *like) {
     struct compare c = *like;
     c.name = net_cases[i].name;
     c.ops = ls_backend_cuda_twin();
-    c.tolerance = 1e-5;
+    c.tolerance = c.dtype == LS_F32 ? 1e-5 : c.dtype == LS_F16 ? 0.02 : 0.03;
     net *network = net_cases[i].make(c.channels, c.height, c.width);
     compare_network(&c, network);
     lockstep__v1__network__free_unpacked(network, NULL);
@@ -55,6 +55,20 @@ static void test_without_fusion(void **state) {
   (void)state;
   check(&(struct compare){.batch = 2, .channels = 20, .height = 9, .width = 8, .no_fusion = true});
   check(&(struct compare){.batch = 16, .channels = 4, .height = 8, .width = 8, .no_fusion = true});
+}
+
+// Mixed precision: 16-bit activations and products, float32 parameters, statistics, loss.
+static void test_bfloat16(void **state) {
+  (void)state;
+  check(&(struct compare){.batch = 3, .channels = 16, .height = 9, .width = 8, .dtype = LS_BF16});
+  check(&(struct compare){.batch = 16, .channels = 5, .height = 8, .width = 9, .dtype = LS_BF16, .no_fusion = true});
+}
+
+static void test_float16(void **state) {
+  (void)state;
+  check(&(struct compare){.batch = 3, .channels = 16, .height = 9, .width = 8, .dtype = LS_F16, .loss_scale = 1024});
+  check(&(struct compare){
+      .batch = 16, .channels = 5, .height = 8, .width = 9, .dtype = LS_F16, .loss_scale = 64, .no_fusion = true});
 }
 
 // Two contexts, and one of them twice: the same bits of every gradient and every metric. Each value is written anew in
@@ -112,6 +126,7 @@ int main(void) {
       cmocka_unit_test(test_sixteen_images),   cmocka_unit_test(test_sixteen_images_whole_blocks),
       cmocka_unit_test(test_seventeen_images), cmocka_unit_test(test_thirty_two_images),
       cmocka_unit_test(test_padded_blocks),    cmocka_unit_test(test_without_fusion),
+      cmocka_unit_test(test_bfloat16),         cmocka_unit_test(test_float16),
       cmocka_unit_test(test_same_bits)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "backend/cuda/kernel_basics.h"
 #include "base/philox.h"
 #include "graph/plan.h"
 
@@ -24,7 +25,7 @@ struct engine {
   struct ls_plan_memory memory;
   struct ls_step_parameters step;
   float metrics[LS_METRICS];
-  size_t size;  // of one value: 4 or 8
+  size_t size;  // of one value of a parameter or a probability: 4 or 8
   bool shared;  // context and parameters are another engine's
 };
 
@@ -65,19 +66,19 @@ static inline void engine_open_in(struct engine *e, const struct ls_graph *graph
   if (ls_plan_folded_bytes(e->plan)) e->memory.folded = engine_allocate(e, ls_plan_folded_bytes(e->plan));
   if (options->training) e->memory.gradients = engine_allocate(e, ls_plan_gradient_bytes(e->plan));
   ENGINE_TRY(ls_plan_bind(e->plan, &e->memory, &e->binding, err));
-  e->step = (struct ls_step_parameters){.seed = 3, .step = 5, .first_image = 32};
+  e->step = (struct ls_step_parameters){.seed = 3, .step = 5, .first_image = 32, .loss_scale = 1};
 }
 
 static inline void engine_open(struct engine *e, const struct ls_graph *graph, const struct ls_backend_ops *ops,
                                const struct ls_plan_options *options) {
-  *e = (struct engine){.graph = graph, .options = *options, .size = ls_dtype_bytes(options->dtype)};
+  *e = (struct engine){.graph = graph, .options = *options, .size = options->dtype == LS_F64 ? 8 : 4};
   ENGINE_TRY(ops->open(0, &e->backend, err));
   engine_open_in(e, graph, NULL, options);
 }
 
 static inline void engine_open_on(struct engine *e, const struct ls_graph *graph, struct engine *shared,
                                   const struct ls_plan_options *options) {
-  *e = (struct engine){.graph = graph, .options = *options, .size = ls_dtype_bytes(options->dtype)};
+  *e = (struct engine){.graph = graph, .options = *options, .size = options->dtype == LS_F64 ? 8 : 4};
   e->backend = shared->backend;
   e->shared = true;
   engine_open_in(e, graph, shared, options);
@@ -135,10 +136,15 @@ static inline void engine_gradient(struct engine *e, int index, double *values) 
 // images [N,C,H,W] row-major.
 static inline void engine_set_input(struct engine *e, const double *images, const int32_t *labels) {
   struct ls_shape s = ls_graph_input_shape(e->graph);
+  size_t size = ls_dtype_bytes(e->options.dtype);
   int64_t chw = ls_shape_elements(&s), hw = s.dim[1] * s.dim[2];
   for (int64_t i = 0; i < e->options.batch * chw; i++) {
     int64_t to = e->options.input_channels_last ? i / chw * chw + i % hw * s.dim[0] + i % chw / hw : i;
-    engine_from_f64(e, &images[i], (char *)e->memory.input + (size_t)to * e->size, 1);
+    char *place = (char *)e->memory.input + (size_t)to * size;
+    if (size == sizeof(uint16_t))
+      ls_put(place, e->options.dtype, 0, (float)images[i]);
+    else
+      engine_from_f64(e, &images[i], place, 1);
   }
   memcpy(e->memory.labels, labels, (size_t)e->options.batch * sizeof *labels);
 }

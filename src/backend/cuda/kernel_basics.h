@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/backend.h"
 #include "base/philox.h"
 #include "tensor/tensor.h"
 

@@ -107,7 +107,7 @@ LS_BODY void ls_body_reorder(const struct ls_k_reorder *k, int64_t i) {
 struct ls_k_dropout {
   const void *from;
   void *to;
-  const uint64_t *step;  // struct ls_step_parameters: seed, step, first image
+  const struct ls_step_parameters *step;
   uint32_t layer, threshold;
   float scale;
   enum ls_dtype dtype;
@@ -116,8 +116,8 @@ struct ls_k_dropout {
 
 LS_BODY void ls_body_dropout(const struct ls_k_dropout *k, int64_t i) {
   int64_t image = k->c * k->plane, quads = (image + 3) / 4, n = i / quads, first = i % quads * 4;
-  uint64_t where = (uint64_t)k->layer << 32 | (k->step[2] + (uint64_t)n);
-  struct ls_philox4 r = ls_random(k->step[0], LS_RANDOM_DROPOUT, k->step[1], where, (uint32_t)(first / 4));
+  uint64_t where = (uint64_t)k->layer << 32 | (k->step->first_image + (uint64_t)n);
+  struct ls_philox4 r = ls_random(k->step->seed, LS_RANDOM_DROPOUT, k->step->step, where, (uint32_t)(first / 4));
   LS_UNROLL for (int j = 0; j < 4; j++) {
     int64_t e = first + j;
     if (e >= image) continue;
@@ -238,7 +238,9 @@ LS_BODY void ls_body_input(const struct ls_k_input *k, int64_t i) {
 // w [k, inner] an index; the first of each output channel writes the bias too.
 struct ls_k_fold {
   const float *w, *b, *gamma, *beta, *mean, *variance;  // b may be NULL
-  float *to_w, *to_b;
+  void *to_w;
+  float *to_b;
+  enum ls_dtype dtype;  // of to_w
   float epsilon;
   int64_t inner;
 };
@@ -246,7 +248,7 @@ struct ls_k_fold {
 LS_BODY void ls_body_fold(const struct ls_k_fold *k, int64_t i) {
   int64_t c = i / k->inner;
   float s = k->gamma[c] / sqrtf(k->variance[c] + k->epsilon);
-  k->to_w[i] = k->w[i] * s;
+  ls_put(k->to_w, k->dtype, i, k->w[i] * s);
   if (i % k->inner == 0) k->to_b[c] = k->beta[c] + ((k->b ? k->b[c] : 0) - k->mean[c]) * s;
 }
 

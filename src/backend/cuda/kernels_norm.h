@@ -276,10 +276,11 @@ LS_BODY void ls_body_metrics(const struct ls_k_metrics *k, int64_t metric) {
   }
 }
 
-// dx = (p - onehot) * scale; 0 for label -1. One value of [rows, c] an index.
+// dx = (p - onehot) * scale [* loss scale]; 0 for label -1. One value of [rows, c] an index.
 struct ls_k_softmax_backward {
   const void *p;
   const int32_t *labels;
+  const struct ls_step_parameters *step;  // NULL: no loss scale
   void *dx;
   enum ls_dtype p_dtype, dtype;
   int32_t c;
@@ -288,8 +289,8 @@ struct ls_k_softmax_backward {
 
 LS_BODY void ls_body_softmax_backward(const struct ls_k_softmax_backward *k, int64_t i) {
   int32_t label = k->labels[i / k->c];
-  float p = ls_get(k->p, k->p_dtype, i);
-  ls_put(k->dx, k->dtype, i, label < 0 ? 0 : (p - (i % k->c == label ? 1.0f : 0.0f)) * k->scale);
+  float p = ls_get(k->p, k->p_dtype, i), scale = k->step ? k->scale * k->step->loss_scale : k->scale;
+  ls_put(k->dx, k->dtype, i, label < 0 ? 0 : (p - (i % k->c == label ? 1.0f : 0.0f)) * scale);
 }
 
 #endif

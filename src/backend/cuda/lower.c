@@ -18,6 +18,21 @@ static ls_status check(const struct ls_op_desc *desc, struct ls_error *err) {
   return LS_OK;
 }
 
+// Products on 16-bit images take 16-bit weights and give 16-bit weight gradients: cuDNN has engines for these alone. The
+// planner converts from and to the float32 slabs. Biases and all else of parameters stay float32.
+static void set_product_types(struct ls_op_desc *desc) {
+  enum ls_dtype dtype = desc->tensor[0].dtype;
+  switch (desc->kind) {
+    case LS_OP_CONV_FORWARD:
+    case LS_OP_FC_FORWARD:
+    case LS_OP_CONV_BACKWARD_DATA:
+    case LS_OP_FC_BACKWARD_DATA: desc->tensor[1].dtype = dtype; break;
+    case LS_OP_CONV_BACKWARD_WEIGHTS:
+    case LS_OP_FC_BACKWARD_WEIGHTS: desc->tensor[2].dtype = dtype; break;
+    default: break;
+  }
+}
+
 // Images and what has their shape lie channels last, all else row-major. A reorder keeps what was asked for.
 static ls_status set_layouts(struct cuda_context *context, struct ls_op *op, struct ls_error *err) {
   for (int i = 0; i < op->desc.inputs + op->desc.outputs; i++) {
@@ -35,6 +50,7 @@ ls_status cuda_prepare(struct ls_backend *backend, const struct ls_op_desc *desc
       cuda_lower_elementwise, cuda_lower_spatial, cuda_lower_norm, cuda_lower_loss, cuda_lower_product};
   *op = (struct ls_op){.ops = backend->ops, .desc = *desc, .kernel = "own"};
   LS_TRY(check(desc, err));
+  set_product_types(&op->desc);
   LS_TRY(set_layouts(backend->state, op, err));
   op->state = calloc(1, sizeof(struct cuda_op));
   if (!op->state) return ls_fail(err, LS_NO_MEMORY, "no memory for an operation");

@@ -26,9 +26,10 @@ static ls_status run_backward(struct cuda_context *context, struct ls_op *op, st
   int64_t n = ls_shape_elements(&t[0].shape);
   struct ls_k_softmax_backward k = {.p = args->tensor[0],
                                     .labels = args->tensor[1],
-                                    .dx = args->tensor[2],
+                                    .step = op->desc.inputs > 2 ? args->tensor[2] : NULL,
+                                    .dx = args->tensor[op->desc.inputs],
                                     .p_dtype = t[0].dtype,
-                                    .dtype = t[2].dtype,
+                                    .dtype = t[op->desc.inputs].dtype,
                                     .c = (int32_t)(n / t[0].shape.dim[0]),
                                     .scale = op->desc.attributes.scale};
   return CUDA_LAUNCH(context, stream, softmax_backward, n, &k, err);
@@ -46,7 +47,7 @@ ls_status cuda_lower_loss(struct cuda_context *context, struct ls_op *op, struct
       break;
     case LS_OP_SOFTMAX_CE_BACKWARD:
       state->run = run_backward;
-      op->in_place = op->desc.tensor[0].dtype == op->desc.tensor[2].dtype;
+      op->in_place = op->desc.tensor[0].dtype == op->desc.tensor[op->desc.inputs].dtype;
       break;
     default: return LS_UNSUPPORTED;
   }

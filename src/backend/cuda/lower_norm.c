@@ -132,6 +132,7 @@ static ls_status run_fold(struct cuda_context *context, struct ls_op *op, struct
                         .variance = p[4],
                         .to_w = p[5],
                         .to_b = p[6],
+                        .dtype = op->desc.tensor[op->desc.inputs].dtype,
                         .epsilon = op->desc.attributes.epsilon,
                         .inner = n / w->dim[0]};
   return CUDA_LAUNCH(context, stream, fold, n, &k, err);
