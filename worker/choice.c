@@ -34,6 +34,17 @@ ls_status trainer_backend(Lockstep__V1__DeviceKind kind, const struct ls_backend
                  "cpu or auto");
 }
 
+ls_status trainer_check_precision(Lockstep__V1__Precision precision, int devices, struct ls_error *err) {
+  bool plain = trainer_dtype(precision) == LS_F32 && precision != LOCKSTEP__V1__PRECISION__PRECISION_TF32;
+  if (devices > 0 || plain) return LS_OK;
+  return ls_fail(err, LS_UNSUPPORTED, "key 'precision': the CPU computes in float32 only");
+}
+
+enum ls_dtype trainer_dtype(Lockstep__V1__Precision precision) {
+  if (precision == LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16) return LS_BF16;
+  return precision == LOCKSTEP__V1__PRECISION__PRECISION_FLOAT16 ? LS_F16 : LS_F32;
+}
+
 ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int devices, int *workers,
                                struct ls_error *err) {
   int places = devices > 0 ? devices : trainer_core_count(), most = 1;

@@ -209,6 +209,7 @@ static ls_status take_snapshot(struct run *r, struct ls_error *err) {
   r->snapshot->epoch = epoch_of(r, r->trainer->step);
   r->snapshot->seed = r->job->seed;
   r->snapshot->schedule = r->schedule;
+  r->snapshot->loss_scale = r->trainer->loss_scale;
   r->snapshot->last_accuracy = r->last_accuracy;
   LS_TRY(model_save(r->trainer, r->snapshot, err));
   return ls_snapshot_check(r->snapshot, err);
@@ -254,6 +255,7 @@ static ls_status resume(struct run *r, char **used, struct ls_error *err) {
   }
   r->trainer->step = r->snapshot->step;
   r->schedule = r->snapshot->schedule;
+  if (r->snapshot->loss_scale.scale > 0) r->trainer->loss_scale = r->snapshot->loss_scale;
   r->last_accuracy = r->snapshot->last_accuracy;
   return model_load(r->trainer, r->snapshot, err);
 }
@@ -292,13 +294,6 @@ static ls_status open_data(struct run *r, struct ls_error *err) {
   return LS_OK;
 }
 
-static ls_status check_precision(const Lockstep__V1__Job *job, struct ls_error *err) {
-  if (job->precision != LOCKSTEP__V1__PRECISION__PRECISION_FLOAT32) {
-    return ls_fail(err, LS_UNSUPPORTED, "key 'precision': the CPU computes in float32 only");
-  }
-  return LS_OK;
-}
-
 // The job as checkpoints carry it: with the mean and deviation that were used, so that a model can be applied where its
 // training data are not.
 static char *job_text(const struct run *r) {
@@ -325,7 +320,8 @@ static ls_status prepare(struct run *r, struct ls_error *err) {
   int workers;
   Lockstep__V1__DeviceKind kind = r->options->kind ? r->options->kind : r->job->devices->kind;
   if (!options.ops) LS_TRY(trainer_backend(kind, &options.ops, &options.devices, err));
-  LS_TRY(check_precision(r->job, err));
+  LS_TRY(trainer_check_precision(r->job->precision, options.devices, err));
+  options.precision = r->job->precision;
   unsigned wanted = r->options->devices ? r->options->devices : r->job->devices->has_count ? r->job->devices->count : 0;
   LS_TRY(trainer_worker_count(wanted, r->job->devices->oversubscribe, (int)r->job->shards, options.devices, &workers,
                               err));

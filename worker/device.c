@@ -100,6 +100,7 @@ ls_status device_make(struct worker *w, struct ls_error *err) {
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, shards * ls_plan_input_bytes(plan), &d->input, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, shards * sizeof *d->steps, &d->steps, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, sizeof *d->numbers, &d->numbers, err));
+  LS_TRY(allocate(w, LS_MEMORY_DEVICE, sizeof *d->overflow, &d->overflow, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, LS_METRICS * sizeof(float), &d->metrics, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, shards * LS_METRICS * sizeof(float), &d->shard_metrics, err));
   LS_TRY(allocate(w, LS_MEMORY_PINNED, sizeof *d->host + images * sizeof(int32_t), &d->host, err));
@@ -145,7 +146,8 @@ void device_release(struct worker *w) {
   const struct ls_backend_ops *ops = w->backend.ops;
   if (d->recording) ops->device->recording_free(d->recording);
   for (int i = 0; i < LS_MAX_WORKERS; i++) ls_binding_free(d->evaluation[i]);
-  void *memory[] = {d->pixels, d->labels, d->next_labels, d->input, d->steps, d->numbers, d->metrics, d->shard_metrics};
+  void *memory[] = {d->pixels,  d->labels,  d->next_labels, d->input,        d->steps,
+                    d->numbers, d->metrics, d->overflow,    d->shard_metrics};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) ops->release(&w->backend, LS_MEMORY_DEVICE, memory[i], 0);
   ops->release(&w->backend, LS_MEMORY_PINNED, d->host, 0);
   struct ls_event *events[] = {d->uploaded, d->consumed, d->computed};

@@ -24,6 +24,7 @@ struct device_host {
   struct ls_step_parameters steps[LS_MAX_WORKERS];
   struct ls_update_numbers numbers;
   float metrics[LS_METRICS];
+  uint32_t overflow[LS_MAX_WORKERS];
   float shard_metrics[LS_MAX_WORKERS][LS_METRICS];
   int32_t labels[];  // of its images
 };
@@ -38,6 +39,7 @@ struct device_worker {
   void *input;                    // [its images, h, w, c], normalised, in the plan's type
   struct ls_step_parameters *steps;
   struct ls_update_numbers *numbers;
+  uint32_t *overflow;    // whether this worker's gradients are out of float16's range
   float *metrics;        // [LS_METRICS], summed over all workers; worker 0's
   float *shard_metrics;  // [its shards, LS_METRICS] of an evaluation
   struct ls_binding *evaluation[LS_MAX_WORKERS];

@@ -9,7 +9,7 @@
 //   worker 0                                                         ─ metrics, what the coordinator does between steps
 //
 // Nothing is allocated on this path, and the host waits for the device once a step, at its end.
-#include <math.h>
+#include <inttypes.h>
 
 #include "base/clock.h"
 #include "worker/device.h"
@@ -83,7 +83,10 @@ static ls_status enqueue_shards(struct worker *w, struct ls_error *err) {
                                               err));
     }
   }
-  return LS_OK;
+  if (t->dtype != LS_F16) return LS_OK;
+  // What is out of range in one of the workers' sums is so in every sum of them, however many there are.
+  return w->backend.ops->device->check_finite(&w->backend, NULL, w->gradients[0], t->summed_floats, w->device->overflow,
+                                              err);
 }
 
 // The first step runs directly: libraries load their kernels then. The second is recorded. Where recording fails the
@@ -101,6 +104,22 @@ static ls_status compute_gradients(struct worker *w, struct ls_error *err) {
   return enqueue_shards(w, err);
 }
 
+// Worker 0: the metrics of all shards and whether any gradient is out of range, on their way to the host.
+static ls_status ask_for_metrics(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct ls_backend_ops *ops = w->backend.ops;
+  const float *metrics[LS_MAX_WORKERS];
+  size_t at = ls_plan_metrics_offset(w->plan) / sizeof(float);
+  for (int i = 0; i < t->workers; i++) metrics[i] = t->worker[i].gradients[0] + at;
+  LS_TRY(ops->device->tree_sum(&w->backend, NULL, d->metrics, metrics, t->workers, LS_METRICS, err));
+  for (int i = 0; i < t->workers && t->dtype == LS_F16; i++) {
+    LS_TRY(
+        ops->download(&w->backend, NULL, &d->host->overflow[i], t->worker[i].device->overflow, sizeof(uint32_t), err));
+  }
+  return ops->download(&w->backend, NULL, d->host->metrics, d->metrics, sizeof d->host->metrics, err);
+}
+
 // Sums this worker's slice over all workers and updates it, on all devices.
 static ls_status update_slice(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
@@ -115,6 +134,7 @@ static ls_status update_slice(struct worker *w, struct ls_error *err) {
   for (int i = 0; i < t->workers; i++) {
     if (i != w->index) LS_TRY(ops->stream_wait_event(&w->backend, NULL, t->worker[i].device->computed, err));
     update.part[i] = t->worker[i].gradients[0];
+    if (t->dtype == LS_F16) update.overflow[i] = t->worker[i].device->overflow;
   }
   for (int i = 0; i < t->devices; i++) {
     if (&t->slabs[i] != d->slabs) update.copy[update.copies++] = t->slabs[i].parameters;
@@ -122,27 +142,43 @@ static ls_status update_slice(struct worker *w, struct ls_error *err) {
   device_slice(t, w->index, &update.begin, &update.end);
   LS_TRY(ops->upload(&w->backend, NULL, d->numbers, &d->host->numbers, sizeof *d->numbers, err));
   LS_TRY(ops->device->update(&w->backend, NULL, &update, err));
-  if (w->index != 0) return LS_OK;
-  const float *metrics[LS_MAX_WORKERS];
-  size_t at = ls_plan_metrics_offset(w->plan) / sizeof(float);
-  for (int i = 0; i < t->workers; i++) metrics[i] = t->worker[i].gradients[0] + at;
-  LS_TRY(ops->device->tree_sum(&w->backend, NULL, d->metrics, metrics, t->workers, LS_METRICS, err));
-  return ops->download(&w->backend, NULL, d->host->metrics, d->metrics, sizeof d->host->metrics, err);
+  return w->index == 0 ? ask_for_metrics(w, err) : LS_OK;
 }
 
 static void set_numbers(struct worker *w) {
   struct trainer *t = w->trainer;
   struct device_host *host = w->device->host;
+  float scale = t->dtype == LS_F16 ? (float)t->loss_scale.scale : 1;
   host->numbers = (struct ls_update_numbers){.learning_rate = t->sgd.learning_rate,
                                              .momentum = t->sgd.momentum,
                                              .weight_decay = t->sgd.weight_decay,
-                                             .gradient_scale = 1,
+                                             .gradient_scale = 1 / scale,
                                              .nesterov = t->sgd.nesterov};
   for (int i = 0; i < t->shards_each; i++) {
     int shard = w->index * t->shards_each + i;
-    host->steps[i] = (struct ls_step_parameters){
-        .seed = t->job ? t->job->seed : 1, .step = t->step, .first_image = (uint64_t)(shard * t->shard_batch)};
+    host->steps[i] = (struct ls_step_parameters){.seed = t->job ? t->job->seed : 1,
+                                                 .step = t->step,
+                                                 .first_image = (uint64_t)(shard * t->shard_batch),
+                                                 .loss_scale = scale};
   }
+}
+
+// Worker 0, alone: what the step gave, and what the next one is done with.
+static ls_status end_step(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  const struct device_host *host = w->device->host;
+  for (int i = 0; i < LS_METRICS; i++) t->metrics[i] = host->metrics[i];
+  bool overflow = false;
+  for (int i = 0; i < t->workers && t->dtype == LS_F16; i++) overflow |= host->overflow[i] != 0;
+  if (t->dtype == LS_F16 && !ls_loss_scale_step(&t->loss_scale, overflow)) {
+    return ls_fail(err, LS_DIVERGED,
+                   "the gradients of step %" PRIu64
+                   " are beyond float16's range even without a loss scale; bfloat16 "
+                   "has the range of float32",
+                   t->step);
+  }
+  t->go_on = t->after_step(t->user, t);  // counts the step
+  return LS_OK;
 }
 
 static ls_status one_step(struct worker *w, struct ls_error *err) {
@@ -161,10 +197,7 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   if (!ls_barrier_wait(&t->barrier)) return stopped(err);  // all are enqueued
   LS_TRY(update_slice(w, err));
   LS_TRY(ops->stream_wait_idle(&w->backend, NULL, err));
-  if (w->index == 0) {
-    for (int i = 0; i < LS_METRICS; i++) t->metrics[i] = d->host->metrics[i];
-    t->go_on = t->after_step(t->user, t);  // counts the step
-  }
+  if (w->index == 0) LS_TRY(end_step(w, err));
   return ls_barrier_wait(&t->barrier) ? LS_OK : stopped(err);  // all parameters are new
 }
 

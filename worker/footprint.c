@@ -21,11 +21,6 @@ static const char *const names[LS_FOOTPRINT_KINDS][2] = {
 const char *ls_footprint_name(enum ls_footprint_kind kind) { return names[kind][0]; }
 const char *ls_footprint_key(enum ls_footprint_kind kind) { return names[kind][1]; }
 
-static enum ls_dtype dtype_of(Lockstep__V1__Precision precision) {
-  if (precision == LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16) return LS_BF16;
-  return precision == LOCKSTEP__V1__PRECISION__PRECISION_FLOAT16 ? LS_F16 : LS_F32;
-}
-
 static void take_largest(const struct ls_plan *plan, struct ls_footprint *f) {
   struct ls_plan_buffer buffers[LS_FOOTPRINT_LARGEST];
   f->largest_count = ls_plan_largest_buffers(plan, buffers, LS_FOOTPRINT_LARGEST);
@@ -104,7 +99,7 @@ ls_status ls_footprint_predict(const struct ls_graph *graph, const struct ls_foo
   struct ls_plan *plan = NULL, *evaluation = NULL;
   struct ls_plan_options options = {.batch = (int64_t)(o->batch / o->shards),
                                     .training = true,
-                                    .dtype = dtype_of(o->precision),
+                                    .dtype = trainer_dtype(o->precision),
                                     .loss_images = (int64_t)o->batch,
                                     .input_channels_last = o->gpu,
                                     .factors = !o->gpu && ops->outer_sum != NULL};

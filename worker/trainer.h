@@ -68,9 +68,11 @@ struct trainer {
   const Lockstep__V1__Job *job;  // NULL in the benchmark
   struct ls_graph *graph;
   const struct ls_backend_ops *ops;
-  int devices;                         // with memory of their own, that the workers share out; 0: the host's cores
-  struct device_slabs *slabs;          // [devices]
-  enum ls_dtype dtype;                 // of activations and their gradients
+  int devices;                 // with memory of their own, that the workers share out; 0: the host's cores
+  struct device_slabs *slabs;  // [devices]
+  enum ls_dtype dtype;         // of activations and their gradients
+  bool tf32;
+  struct ls_loss_scale loss_scale;     // float16
   struct normalisation normalisation;  // of the loader at hand
   int shards, workers, shards_each;
   int64_t batch, shard_batch;
@@ -123,6 +125,7 @@ struct trainer_options {
   const struct ls_backend_ops *ops;  // NULL: the CPU
   int devices;                       // of `ops`, where they have memory of their own: how many are there
   const Lockstep__V1__Network *network;
+  Lockstep__V1__Precision precision;  // 0: float32
   int64_t batch;
   int shards, workers;
   bool training;    // false: only evaluation
@@ -134,6 +137,9 @@ struct trainer_options {
 // choice.c: the backend of a kind of device, and how many devices there are (0: the host's cores).
 ls_status trainer_backend(Lockstep__V1__DeviceKind kind, const struct ls_backend_ops **ops, int *devices,
                           struct ls_error *err);
+// Whether that backend computes in that precision.
+ls_status trainer_check_precision(Lockstep__V1__Precision precision, int devices, struct ls_error *err);
+enum ls_dtype trainer_dtype(Lockstep__V1__Precision precision);
 // How many workers: `wanted` (0: as many as there are devices or cores, at most shards), checked. An error sentence says
 // what is allowed.
 ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int devices, int *workers,

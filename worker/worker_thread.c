@@ -42,6 +42,7 @@ static ls_status build_plans(struct worker *w, const struct trainer_options *o, 
   struct ls_plan_options options = {.batch = t->shard_batch,
                                     .training = true,
                                     .dtype = t->dtype,
+                                    .tf32 = t->tf32,
                                     .loss_images = t->batch,
                                     .input_channels_last = t->devices > 0,
                                     .factors = t->ops->outer_sum != NULL};
@@ -290,7 +291,9 @@ ls_status trainer_new(const struct trainer_options *o, const Lockstep__V1__Job *
   if (!t) return ls_fail(err, LS_NO_MEMORY, "no memory for the coordinator");
   t->job = job;
   t->ops = o->ops ? o->ops : ls_backend_cpu();
-  t->dtype = LS_F32;
+  t->dtype = trainer_dtype(o->precision);
+  t->tf32 = o->precision == LOCKSTEP__V1__PRECISION__PRECISION_TF32;
+  ls_loss_scale_begin(&t->loss_scale);
   if (t->ops->device) {
     t->devices = o->devices < o->workers ? o->devices : o->workers;
   }

@@ -124,16 +124,20 @@ struct number_field {
   const char *name;
   bool whole;
   size_t offset;
+  bool may_lack;  // older checkpoints do
 };
 static const struct number_field numbers[] = {
-    {"step", true, offsetof(struct ls_snapshot, step)},
-    {"seed", true, offsetof(struct ls_snapshot, seed)},
-    {"epoch", false, offsetof(struct ls_snapshot, epoch)},
-    {"schedule_factor", false, offsetof(struct ls_snapshot, schedule.factor)},
-    {"schedule_best", false, offsetof(struct ls_snapshot, schedule.best)},
-    {"schedule_epoch_loss", false, offsetof(struct ls_snapshot, schedule.epoch_loss)},
-    {"schedule_epoch_images", false, offsetof(struct ls_snapshot, schedule.epoch_images)},
-    {"last_accuracy", false, offsetof(struct ls_snapshot, last_accuracy)},
+    {"step", true, offsetof(struct ls_snapshot, step), false},
+    {"seed", true, offsetof(struct ls_snapshot, seed), false},
+    {"epoch", false, offsetof(struct ls_snapshot, epoch), false},
+    {"schedule_factor", false, offsetof(struct ls_snapshot, schedule.factor), false},
+    {"schedule_best", false, offsetof(struct ls_snapshot, schedule.best), false},
+    {"schedule_epoch_loss", false, offsetof(struct ls_snapshot, schedule.epoch_loss), false},
+    {"schedule_epoch_images", false, offsetof(struct ls_snapshot, schedule.epoch_images), false},
+    {"last_accuracy", false, offsetof(struct ls_snapshot, last_accuracy), false},
+    {"loss_scale", false, offsetof(struct ls_snapshot, loss_scale.scale), true},
+    {"loss_scale_good_steps", true, offsetof(struct ls_snapshot, loss_scale.good_steps), true},
+    {"loss_scale_skipped", true, offsetof(struct ls_snapshot, loss_scale.skipped), true},
 };
 
 static bool write_contents(hid_t file, const struct ls_snapshot *s, const char *job_json) {
@@ -277,6 +281,7 @@ static ls_status read_contents(hid_t file, const char *path, struct ls_snapshot 
   }
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers && status == LS_OK; i++) {
     void *value = (char *)s + numbers[i].offset;
+    if (numbers[i].may_lack && H5Aexists(file, numbers[i].name) <= 0) continue;
     if (read_number(file, numbers[i].name, numbers[i].whole ? H5T_NATIVE_UINT64 : H5T_NATIVE_DOUBLE, value)) continue;
     status = ls_fail(err, LS_CORRUPT, "checkpoint '%s' lacks its '%s'", path, numbers[i].name);
   }

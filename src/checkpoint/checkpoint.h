@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "graph/graph.h"
 #include "lockstep/v1/job.pb-c.h"
+#include "optim/loss_scale.h"
 #include "optim/schedule.h"
 
 // Canonical values of everything, on the host. The arrays have ls_graph_parameter_count entries.
@@ -26,6 +27,7 @@ struct ls_snapshot {
   double epoch;
   uint64_t seed;
   struct ls_schedule_state schedule;
+  struct ls_loss_scale loss_scale;
   double last_accuracy;  // of the last evaluation; NaN before the first
 };
 

@@ -8,7 +8,7 @@ static void check(const struct compare *like) {
     struct compare c = *like;
     c.name = net_cases[i].name;
     c.ops = ls_backend_cuda_twin();
-    c.tolerance = c.dtype == LS_F32 ? 1e-5 : c.dtype == LS_F16 ? 0.02 : 0.03;
+    c.tolerance = c.tf32 ? 0.02 : c.dtype == LS_F32 ? 1e-5 : c.dtype == LS_F16 ? 0.02 : 0.03;
     net *network = net_cases[i].make(c.channels, c.height, c.width);
     compare_network(&c, network);
     lockstep__v1__network__free_unpacked(network, NULL);
@@ -62,6 +62,11 @@ static void test_bfloat16(void **state) {
   (void)state;
   check(&(struct compare){.batch = 3, .channels = 16, .height = 9, .width = 8, .dtype = LS_BF16});
   check(&(struct compare){.batch = 16, .channels = 5, .height = 8, .width = 9, .dtype = LS_BF16, .no_fusion = true});
+}
+
+static void test_tf32(void **state) {
+  (void)state;
+  check(&(struct compare){.batch = 3, .channels = 16, .height = 9, .width = 8, .tf32 = true});
 }
 
 static void test_float16(void **state) {
@@ -121,12 +126,17 @@ static void test_same_bits(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_one_image),        cmocka_unit_test(test_three_images),
-      cmocka_unit_test(test_sixteen_images),   cmocka_unit_test(test_sixteen_images_whole_blocks),
-      cmocka_unit_test(test_seventeen_images), cmocka_unit_test(test_thirty_two_images),
-      cmocka_unit_test(test_padded_blocks),    cmocka_unit_test(test_without_fusion),
-      cmocka_unit_test(test_bfloat16),         cmocka_unit_test(test_float16),
-      cmocka_unit_test(test_same_bits)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_image),
+                                     cmocka_unit_test(test_three_images),
+                                     cmocka_unit_test(test_sixteen_images),
+                                     cmocka_unit_test(test_sixteen_images_whole_blocks),
+                                     cmocka_unit_test(test_seventeen_images),
+                                     cmocka_unit_test(test_thirty_two_images),
+                                     cmocka_unit_test(test_padded_blocks),
+                                     cmocka_unit_test(test_without_fusion),
+                                     cmocka_unit_test(test_bfloat16),
+                                     cmocka_unit_test(test_float16),
+                                     cmocka_unit_test(test_tf32),
+                                     cmocka_unit_test(test_same_bits)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,7 +17,8 @@ struct compare {
   bool channels_last, no_fusion;
   enum ls_dtype dtype;  // of the backend's activations; the reference's are float64
   float loss_scale;     // float16; 0: 1
-  double tolerance;     // of the Euclidean distance, relative to the expected tensor's length
+  bool tf32;
+  double tolerance;  // of the Euclidean distance, relative to the expected tensor's length
 };
 
 // How far `found` is from `expected`, relative to its length; where all expected values are 0 (or the gradient of
@@ -61,7 +62,9 @@ static inline void compare_probabilities(const struct compare *c, const char *wh
   for (int i = 0; i < LS_METRICS; i++) {
     double a = engine_metrics(found)[i], b = engine_metrics(expected)[i];
     // Places among the best may change where rounding makes equals of two.
-    double allowed = c->dtype == LS_F32 ? 1e-5 * (1 + fabs(b)) : i == LS_METRIC_LOSS ? c->tolerance * fabs(b) : 2;
+    double allowed = c->dtype == LS_F32 && !c->tf32 ? 1e-5 * (1 + fabs(b))
+                     : i == LS_METRIC_LOSS          ? c->tolerance * fabs(b)
+                                                    : 2;
     if (!(fabs(a - b) <= allowed)) fail_msg("%s: %s: metric %d is %g instead of %g", c->name, what, i, a, b);
   }
 }
@@ -70,7 +73,7 @@ static inline void compare_gradients(const struct compare *c, struct engine *fou
   int count = ls_graph_parameter_count(found->graph);
   double *values[2], largest = 0;
   // In 16 bits some values change their sign or their place in a maximum, and the gradient goes another way there.
-  double tolerance = c->dtype == LS_F32 ? c->tolerance : 10 * c->tolerance;
+  double tolerance = c->dtype == LS_F32 && !c->tf32 ? c->tolerance : 10 * c->tolerance;
   for (int pass = 0; pass < 2; pass++) {  // first the scale: the largest gradient anywhere
     for (int i = 0; i < count; i++) {
       int64_t n = engine_parameter_size(found, i);
@@ -96,6 +99,7 @@ static inline void compare_network(const struct compare *c, const Lockstep__V1__
   struct ls_plan_options options = {.batch = c->batch,
                                     .training = true,
                                     .dtype = c->dtype,
+                                    .tf32 = c->tf32,
                                     .loss_images = 2 * c->batch,
                                     .input_channels_last = c->channels_last,
                                     .no_fusion = c->no_fusion};

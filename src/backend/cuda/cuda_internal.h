@@ -37,6 +37,7 @@ struct cuda_convolution {
   int64_t n, c, h, w, k, r, s, p, q, groups;
   int64_t stride[2], dilation[2], before[2], after[2];
   bool bias, relu;
+  bool tf32;  // float32 inputs may be rounded to TF32
 };
 
 struct cuda_product_args {

@@ -55,6 +55,7 @@ static struct cuda_convolution convolution_of(const struct ls_op_desc *desc) {
                                .p = 1,
                                .q = 1,
                                .groups = 1,
+                               .tf32 = a->tf32,
                                .stride = {1, 1},
                                .dilation = {1, 1}};
   if (c.direction == CUDA_FORWARD) {

@@ -1,5 +1,6 @@
 // The CUDA backend's twin on the host, for tests: the same layouts, lowering and kernel bodies as on the device, each kernel
-// as a loop over its indices, convolutions as plain loops. Slow by intention. See cuda_internal.h.
+// as a loop over its indices, convolutions as plain loops. Work is done at once, or recorded and done later, as on a device.
+// Slow by intention. See cuda_internal.h.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,29 +8,90 @@
 
 #include "backend/cuda/cuda_internal.h"
 
-static ls_status launch(struct cuda_context *context, struct ls_stream *stream, enum ls_kernel kernel,
-                        const void *arguments, int64_t n, struct ls_error *err) {
-  (void)context;
-  (void)stream;
+enum { LARGEST_ARGUMENTS = 2048 };
+
+// One piece of work; a recording is a list of them.
+struct work {
+  enum { WORK_KERNEL, WORK_ZERO, WORK_PRODUCT } kind;
+  enum ls_kernel kernel;
+  int64_t n;  // indices; bytes
+  void *memory;
+  struct cuda_product *product;
+  struct cuda_product_args args;
+  _Alignas(16) char arguments[LARGEST_ARGUMENTS];
+};
+
+struct ls_recording {
+  struct work *work;
+  int count, capacity;
+};
+
+struct twin_context {
+  struct cuda_context base;        // first
+  struct ls_recording *recording;  // under way; NULL: work is done at once
+};
+
+static void run_kernel(enum ls_kernel kernel, const void *arguments, int64_t n) {
   switch (kernel) {
 #define LOOP(name, type)                                                        \
   case LS_KERNEL_##name:                                                        \
     for (int64_t i = 0; i < n; i++) ls_body_##name((const type *)arguments, i); \
-    return LS_OK;
+    break;
     LS_KERNELS(LOOP)
     LS_LANE_KERNELS(LOOP)
 #undef LOOP
-    default: return ls_fail(err, LS_INTERNAL, "there is no kernel %d", (int)kernel);
+    default: break;
   }
+}
+
+static size_t argument_bytes(enum ls_kernel kernel) {
+  static const size_t bytes[] = {
+#define BYTES(name, type) [LS_KERNEL_##name] = sizeof(type),
+      LS_KERNELS(BYTES) LS_LANE_KERNELS(BYTES)
+#undef BYTES
+  };
+  return bytes[kernel];
+}
+
+static ls_status run_product(struct cuda_product *product, const struct cuda_product_args *args, struct ls_error *err);
+
+static ls_status run_work(const struct work *work, struct ls_error *err) {
+  switch (work->kind) {
+    case WORK_KERNEL: run_kernel(work->kernel, work->arguments, work->n); return LS_OK;
+    case WORK_ZERO: memset(work->memory, 0, (size_t)work->n); return LS_OK;
+    default: return run_product(work->product, &work->args, err);
+  }
+}
+
+// Does it, or records it.
+static ls_status take(struct cuda_context *context, const struct work *work, struct ls_error *err) {
+  struct ls_recording *r = ((struct twin_context *)context)->recording;
+  if (!r) return run_work(work, err);
+  if (r->count == r->capacity) {
+    int capacity = r->capacity ? 2 * r->capacity : 64;
+    void *grown = realloc(r->work, (size_t)capacity * sizeof *r->work);
+    if (!grown) return ls_fail(err, LS_NO_MEMORY, "no memory for a recording");
+    r->work = grown;
+    r->capacity = capacity;
+  }
+  r->work[r->count++] = *work;
+  return LS_OK;
+}
+
+static ls_status launch(struct cuda_context *context, struct ls_stream *stream, enum ls_kernel kernel,
+                        const void *arguments, int64_t n, struct ls_error *err) {
+  (void)stream;
+  if (kernel >= LS_KERNEL_COUNT || argument_bytes(kernel) > LARGEST_ARGUMENTS)
+    return ls_fail(err, LS_INTERNAL, "there is no kernel %d", (int)kernel);
+  struct work work = {.kind = WORK_KERNEL, .kernel = kernel, .n = n};
+  memcpy(work.arguments, arguments, argument_bytes(kernel));
+  return take(context, &work, err);
 }
 
 static ls_status zero(struct cuda_context *context, struct ls_stream *stream, void *memory, size_t bytes,
                       struct ls_error *err) {
-  (void)context;
   (void)stream;
-  (void)err;
-  memset(memory, 0, bytes);
-  return LS_OK;
+  return take(context, &(struct work){.kind = WORK_ZERO, .n = (int64_t)bytes, .memory = memory}, err);
 }
 
 struct cuda_product {
@@ -56,6 +118,13 @@ static int64_t tap(const struct cuda_convolution *c, int i, int64_t p, int64_t r
   return p * c->stride[i] + r * c->dilation[i] - c->before[i];
 }
 
+// An input of a product; with TF32, rounded to its 10 bits of fraction.
+static float input_of(const struct cuda_convolution *c, const void *memory, int64_t i) {
+  float v = ls_get(memory, c->dtype, i);
+  if (c->dtype != LS_F32 || !c->tf32 || !isfinite(v)) return v;
+  return ls_float_of_bits((ls_float_bits(v) + 0x1000) & 0xffffe000);
+}
+
 // One product x * w of an element of y: added to it, or to dx, or to dw. All in float64 (`sums`).
 static void add_product(const struct cuda_convolution *c, const struct cuda_product_args *t, const int64_t y[4],
                         const int64_t tap_at[3], double *sums) {
@@ -64,9 +133,9 @@ static void add_product(const struct cuda_convolution *c, const struct cuda_prod
   int64_t x_at = ((y[0] * c->h + row) * c->w + column) * c->c + y[3] / (c->k / c->groups) * per_group + tap_at[2];
   int64_t w_at = ((y[3] * c->r + tap_at[0]) * c->s + tap_at[1]) * per_group + tap_at[2];
   int64_t y_at = ((y[0] * c->p + y[1]) * c->q + y[2]) * c->k + y[3];
-  float xv = c->direction == CUDA_BACKWARD_DATA ? 0 : ls_get(t->x, c->dtype, x_at);
-  float wv = c->direction == CUDA_BACKWARD_WEIGHTS ? 0 : ls_get(t->w, c->dtype, w_at);
-  float yv = c->direction == CUDA_FORWARD ? 0 : ls_get(t->y, c->dtype, y_at);
+  float xv = c->direction == CUDA_BACKWARD_DATA ? 0 : input_of(c, t->x, x_at);
+  float wv = c->direction == CUDA_BACKWARD_WEIGHTS ? 0 : input_of(c, t->w, w_at);
+  float yv = c->direction == CUDA_FORWARD ? 0 : input_of(c, t->y, y_at);
   if (c->direction == CUDA_FORWARD) sums[y_at] += (double)xv * (double)wv;
   if (c->direction == CUDA_BACKWARD_DATA) sums[x_at] += (double)yv * (double)wv;
   if (c->direction == CUDA_BACKWARD_WEIGHTS) sums[w_at] += (double)xv * (double)yv;
@@ -81,10 +150,7 @@ static void add_window(const struct cuda_convolution *c, const struct cuda_produ
   }
 }
 
-static ls_status product_run(struct cuda_context *context, struct ls_stream *stream, struct cuda_product *product,
-                             const struct cuda_product_args *t, struct ls_error *err) {
-  (void)context;
-  (void)stream;
+static ls_status run_product(struct cuda_product *product, const struct cuda_product_args *t, struct ls_error *err) {
   const struct cuda_convolution *c = &product->of;
   int64_t x = c->n * c->h * c->w * c->c, w = c->k * c->r * c->s * (c->c / c->groups), y = c->n * c->p * c->q * c->k;
   int64_t values = c->direction == CUDA_FORWARD ? y : c->direction == CUDA_BACKWARD_DATA ? x : w;
@@ -95,6 +161,12 @@ static ls_status product_run(struct cuda_context *context, struct ls_stream *str
   for (int64_t i = 0; i < values; i++) ls_put(out, c->dtype, i, (float)sums[i]);
   free(sums);
   return LS_OK;
+}
+
+static ls_status product_run(struct cuda_context *context, struct ls_stream *stream, struct cuda_product *product,
+                             const struct cuda_product_args *args, struct ls_error *err) {
+  (void)stream;
+  return take(context, &(struct work){.kind = WORK_PRODUCT, .product = product, .args = *args}, err);
 }
 
 static const struct cuda_machine host = {.launch = launch,
@@ -133,21 +205,50 @@ static ls_status reach(struct ls_backend *backend, int index, struct ls_error *e
   return LS_OK;
 }
 
+static ls_status record_begin(struct ls_backend *backend, struct ls_error *err) {
+  struct twin_context *context = backend->state;
+  context->recording = calloc(1, sizeof *context->recording);
+  return context->recording ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory for a recording");
+}
+
+static ls_status record_end(struct ls_backend *backend, struct ls_recording **recording, struct ls_error *err) {
+  (void)err;
+  struct twin_context *context = backend->state;
+  *recording = context->recording;
+  context->recording = NULL;
+  return LS_OK;
+}
+
+static ls_status replay(struct ls_backend *backend, struct ls_recording *recording, struct ls_error *err) {
+  (void)backend;
+  for (int i = 0; i < recording->count; i++) LS_TRY(run_work(&recording->work[i], err));
+  return LS_OK;
+}
+
+static void recording_free(struct ls_recording *recording) {
+  if (recording) free(recording->work);
+  free(recording);
+}
+
 static const struct ls_device_ops device_ops = {.update = cuda_update,
                                                 .tree_sum = cuda_tree_sum,
                                                 .check_finite = cuda_check_finite,
                                                 .input = cuda_input,
                                                 .zero = cuda_zero,
                                                 .copy = copy,
-                                                .reach = reach};
+                                                .reach = reach,
+                                                .record_begin = record_begin,
+                                                .record_end = record_end,
+                                                .replay = replay,
+                                                .recording_free = recording_free};
 
 static ls_status open_context(int index, struct ls_backend *backend, struct ls_error *err) {
   (void)index;
-  struct cuda_context *context = calloc(1, sizeof *context);
+  struct twin_context *context = calloc(1, sizeof *context);
   backend->ops = ls_backend_cuda_twin();
   backend->state = context;
   if (!context) return ls_fail(err, LS_NO_MEMORY, "no memory for a context");
-  context->machine = &host;
+  context->base.machine = &host;
   return LS_OK;
 }
 

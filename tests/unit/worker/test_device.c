@@ -81,6 +81,26 @@ static void test_stop_and_resume(void **state) {
   assert_string_equal(rest.parameters_sha256, train(&how).parameters_sha256);
 }
 
+// Every precision learns, with the same digest on any number of devices and over a stop; float16 with its loss scale.
+static void test_precisions(void **state) {
+  (void)state;
+  static const char *const precisions[] = {"tf32", "bfloat16", "float16"};
+  for (size_t i = 0; i < 3; i++) {
+    char setting[32], names[2][32];
+    snprintf(setting, sizeof setting, "precision=%s", precisions[i]);
+    snprintf(names[0], sizeof names[0], "%s-one", precisions[i]);
+    snprintf(names[1], sizeof names[1], "%s-parts", precisions[i]);
+    struct how one = {.folder = names[0], .setting = setting, .workers = 1, .devices = 1};
+    struct how parts = {.folder = names[1], .setting = setting, .workers = 4, .devices = 2, .stop_at = 9};
+    one.backend = parts.backend = ls_backend_cuda_twin();
+    struct ls_train_result whole = train(&one);
+    assert_true(whole.test_accuracy > 0.9);
+    assert_int_equal(train(&parts).exit, LS_EXIT_STOPPED);
+    parts.stop_at = 0, parts.workers = 2, parts.attempt = 2;
+    assert_string_equal(train(&parts).parameters_sha256, whole.parameters_sha256);
+  }
+}
+
 // The devices' loader hands over every batch one step ahead; a ring of one batch must do.
 static void test_ring_of_one(void **state) {
   (void)state;
@@ -171,8 +191,9 @@ static void test_choice(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_any_number_of_devices),
-                                     cmocka_unit_test(test_stop_and_resume), cmocka_unit_test(test_ring_of_one),
-                                     cmocka_unit_test(test_lost_device), cmocka_unit_test(test_choice)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_any_number_of_devices), cmocka_unit_test(test_stop_and_resume),
+      cmocka_unit_test(test_ring_of_one),           cmocka_unit_test(test_precisions),
+      cmocka_unit_test(test_lost_device),           cmocka_unit_test(test_choice)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }

@@ -37,7 +37,7 @@ void device_describe_product(struct graph *g, const struct cuda_convolution *c, 
 
 static ls_status plan(struct device_context *context, const struct cuda_convolution *c, bool fused,
                       struct cuda_product *product, struct ls_error *err) {
-  struct graph_rules rules = {.deterministic = context->exact, .no_tensor_core = c->dtype == LS_F32 && context->exact};
+  struct graph_rules rules = {.deterministic = context->exact, .no_tensor_core = c->dtype == LS_F32 && !c->tf32};
   graph_init(&product->graph, context->cudnn);
   device_describe_product(&product->graph, c, fused);
   graph_finish(&product->graph);
