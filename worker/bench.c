@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,15 +39,29 @@ static ls_status generate(struct bench *b, struct ls_error *err) {
   struct trainer *t = b->trainer;
   struct ls_shape in = ls_graph_input_shape(t->graph);
   int64_t classes = ls_graph_classes(t->graph), values = t->batch * in.dim[0] * in.dim[1] * in.dim[2];
-  float *images = aligned_alloc(64, ((size_t)values * sizeof *images + 63) / 64 * 64);
-  b->batch.images = images;
+  // Devices take them as a data set would have them; noise of 8 bits, normalised by them.
+  size_t bytes = (size_t)values * (t->devices ? 1 : sizeof(float));
+  if (t->devices)
+    LS_TRY(t->ops->allocate(&t->worker[0].backend, LS_MEMORY_PINNED, bytes, &b->batch.images, err));
+  else
+    b->batch.images = aligned_alloc(64, (bytes + 63) / 64 * 64);
   b->batch.labels = malloc((size_t)t->batch * sizeof *b->batch.labels);
   b->batch.valid = t->batch;
-  if (!images || !b->batch.labels) return ls_fail(err, LS_NO_MEMORY, "no memory for %" PRId64 " images", t->batch);
+  if (!b->batch.images || !b->batch.labels)
+    return ls_fail(err, LS_NO_MEMORY, "no memory for %" PRId64 " images", t->batch);
   for (int64_t i = 0; i < values; i += 4) {
     struct ls_philox4 r = ls_random(1, LS_RANDOM_SYNTHETIC, 0, (uint64_t)i, 0);
-    // Uniform in [-sqrt 3, sqrt 3): mean 0 and variance 1, as normalised images have.
-    for (int64_t k = 0; k < 4 && i + k < values; k++) images[i + k] = (ls_random_unit(r.v[k]) - 0.5F) * 2 * sqrtf(3);
+    for (int64_t k = 0; k < 4 && i + k < values; k++) {
+      // Uniform in [-sqrt 3, sqrt 3): mean 0 and variance 1, as normalised images have.
+      if (t->devices)
+        ((uint8_t *)b->batch.images)[i + k] = (uint8_t)(r.v[k] >> 24);
+      else
+        ((float *)b->batch.images)[i + k] = (ls_random_unit(r.v[k]) - 0.5F) * 2 * sqrtf(3);
+    }
+  }
+  for (int c = 0; c < 4; c++) {
+    t->normalisation.scale[c] = 2 * sqrtf(3) / 256;
+    t->normalisation.bias[c] = -sqrtf(3);
   }
   for (int64_t i = 0; i < t->batch; i++) {
     struct ls_philox4 r = ls_random(1, LS_RANDOM_SYNTHETIC, 1, (uint64_t)i, 0);
@@ -98,6 +113,10 @@ static void summarise(const struct bench *b, struct ls_bench_result *result) {
   result->images_per_s = (double)t->batch / result->step_ms * 1000;
   result->input_wait = (double)wait_ns * 1e-6 / (total_ms * t->workers);
   result->peak_rss_bytes = peak_rss_bytes();
+  struct ls_device_info info = {.description = "cpu"};
+  int devices = 0;
+  if (t->devices) t->ops->devices(&info, 1, &devices, NULL);
+  snprintf(result->device, sizeof result->device, "%s", t->devices ? info.description : "cpu");
   result->workers = (unsigned)t->workers;
   result->shards = (unsigned)t->shards;
 }
@@ -112,14 +131,15 @@ static ls_status digest(struct trainer *t, char hex[65], struct ls_error *err) {
 }
 
 // Devices and shards that divide the batch: powers of two, shards a multiple of the workers.
-static ls_status divide(const struct ls_bench_options *o, int *workers, int *shards, struct ls_error *err) {
+static ls_status divide(const struct ls_bench_options *o, int devices, int *workers, int *shards,
+                        struct ls_error *err) {
   int most = 1;
   while (most < LS_MAX_WORKERS && o->batch % ((unsigned)most * 2) == 0) most *= 2;
   if (o->shards && (o->shards & (o->shards - 1) || o->batch % o->shards)) {
     return ls_fail(err, LS_INVALID, "%u shards: must be a power of two that divides the batch of %u", o->shards,
                    o->batch);
   }
-  LS_TRY(trainer_worker_count(o->devices, true, o->shards ? (int)o->shards : most, 0, workers, err));
+  LS_TRY(trainer_worker_count(o->devices, true, o->shards ? (int)o->shards : most, devices, workers, err));
   *shards = o->shards ? (int)o->shards : *workers;
   return LS_OK;
 }
@@ -132,7 +152,13 @@ ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *res
                                     .training = !o->inference,
                                     .evaluation = o->inference,
                                     .use_all_cores = o->inference};
-  LS_TRY(divide(o, &options.workers, &options.shards, err));
+  options.ops = o->backend;
+  options.devices = (int)o->backend_devices;
+  options.precision = o->precision;
+  Lockstep__V1__DeviceKind kind = o->kind ? o->kind : LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO;
+  if (!o->backend) LS_TRY(trainer_backend(kind, &options.ops, &options.devices, err));
+  LS_TRY(trainer_check_precision(o->precision, options.devices, err));
+  LS_TRY(divide(o, options.devices, &options.workers, &options.shards, err));
   b.step_ms = calloc(b.steps, sizeof *b.step_ms);
   ls_status status = b.step_ms ? trainer_new(&options, NULL, &b.trainer, err)
                                : ls_fail(err, LS_NO_MEMORY, "no memory for %u steps", b.steps);
@@ -143,8 +169,11 @@ ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *res
   if (status == LS_OK) status = o->inference ? measure_inference(&b, err) : measure_training(&b, err);
   if (status == LS_OK) summarise(&b, result);
   if (status == LS_OK && !o->inference) status = digest(b.trainer, result->parameters_sha256, err);
+  if (b.trainer && b.trainer->devices)
+    b.trainer->ops->release(&b.trainer->worker[0].backend, LS_MEMORY_PINNED, b.batch.images, 0);
+  else
+    free(b.batch.images);
   trainer_free(b.trainer);
-  free(b.batch.images);
   free(b.batch.labels);
   free(b.step_ms);
   return status;

@@ -6,16 +6,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backend/backend.h"
 #include "base/error.h"
-#include "lockstep/v1/network.pb-c.h"
+#include "lockstep/v1/job.pb-c.h"
 
 struct ls_bench_options {
   const Lockstep__V1__Network *network;
-  unsigned batch;    // images a step, over all devices
-  unsigned steps;    // measured ones, after a short warm-up
-  unsigned devices;  // 0: one a core (or all GPUs)
-  unsigned shards;   // 0: as many as devices
-  bool inference;    // forward only, batch norm folded
+  unsigned batch;                     // images a step, over all devices
+  unsigned steps;                     // measured ones, after a short warm-up
+  unsigned devices;                   // 0: one a core (or all GPUs)
+  unsigned shards;                    // 0: as many as devices
+  bool inference;                     // forward only, batch norm folded
+  Lockstep__V1__DeviceKind kind;      // 0: auto
+  Lockstep__V1__Precision precision;  // 0: float32
+  // For tests: this backend with so many devices. NULL: by `kind`.
+  const struct ls_backend_ops *backend;
+  unsigned backend_devices;
 };
 
 struct ls_bench_result {
@@ -24,6 +30,7 @@ struct ls_bench_result {
   double input_wait;                          // share of the step that workers waited for data, 0 to 1
   uint64_t peak_rss_bytes;
   unsigned workers, shards;
+  char device[112];  // what the first worker ran on: the GPU's model; "cpu" for cores
   // After training: over all parameters. The same for the same network, batch, steps and shards on any number of devices;
   // "" for inference.
   char parameters_sha256[65];

@@ -1,4 +1,6 @@
 // lockstep bench: how fast a network trains here, on generated images.
+#include <string.h>
+
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "spec/spec.h"
@@ -7,8 +9,12 @@
 struct options {
   uint64_t batch, steps, devices, shards;
   bool inference;
+  const char *kind, *precision;  // NULL: auto, float32
   enum ls_output_format format;
 };
+
+static const char *const kinds[] = {"auto", "cpu", "gpu"};  // in the order of the schema, which begins at 1
+static const char *const precisions[] = {"float32", "tf32", "bfloat16", "float16"};
 
 static void print_result(const struct options *options, const char *model, const struct ls_bench_result *result) {
   char text[32];
@@ -18,22 +24,34 @@ static void print_result(const struct options *options, const char *model, const
     printf(
         "{\"model\": %s, \"batch\": %llu, \"steps\": %llu, \"inference\": %s, \"images_per_s\": %.6g, "
         "\"step_ms\": %.6g, \"step_ms_low\": %.6g, \"step_ms_high\": %.6g, \"input_wait\": %.6g, "
-        "\"peak_rss_bytes\": %llu, \"workers\": %u, \"shards\": %u, \"parameters_sha256\": \"%s\"}\n",
+        "\"peak_rss_bytes\": %llu, \"workers\": %u, \"shards\": %u, \"device\": \"%s\", \"precision\": \"%s\", "
+        "\"parameters_sha256\": \"%s\"}\n",
         ls_string_text(&name), (unsigned long long)options->batch, (unsigned long long)options->steps,
         options->inference ? "true" : "false", result->images_per_s, result->step_ms, result->step_ms_low,
         result->step_ms_high, result->input_wait, (unsigned long long)result->peak_rss_bytes, result->workers,
-        result->shards, result->parameters_sha256);
+        result->shards, result->device, options->precision ? options->precision : precisions[0],
+        result->parameters_sha256);
     ls_string_release(&name);
     return;
   }
-  printf("%s, %s, batch %llu, %u worker%s, %u shard%s\n", model, options->inference ? "inference" : "training",
-         (unsigned long long)options->batch, result->workers, result->workers == 1 ? "" : "s", result->shards,
-         result->shards == 1 ? "" : "s");
+  printf("%s, %s in %s on %s, batch %llu, %u worker%s, %u shard%s\n", model,
+         options->inference ? "inference" : "training", options->precision ? options->precision : precisions[0],
+         result->device, (unsigned long long)options->batch, result->workers, result->workers == 1 ? "" : "s",
+         result->shards, result->shards == 1 ? "" : "s");
   printf("images_per_s    %s\n", ls_format_rate(text, result->images_per_s));
   printf("step_ms         %.2f (10 %% below %.2f, 10 %% above %.2f)\n", result->step_ms, result->step_ms_low,
          result->step_ms_high);
   printf("input_wait      %.2f %%\n", result->input_wait * 100);
   printf("peak_rss_bytes  %s\n", ls_format_bytes(text, (double)result->peak_rss_bytes));
+}
+
+// 1 and up; 0: not one of them.
+static int number_of(const char *text, const char *const *names, int count) {
+  if (!text) return 1;
+  for (int i = 0; i < count; i++) {
+    if (strcmp(text, names[i]) == 0) return i + 1;
+  }
+  return 0;
 }
 
 static int run(struct ls_cli *cli, int count, char **arguments) {
@@ -43,6 +61,13 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
   Lockstep__V1__Network *network = NULL;
   if (options.batch == 0) options.batch = 256;
   if (options.steps == 0) options.steps = 20;
+  int kind = number_of(options.kind, kinds, LS_COUNT(kinds));
+  int precision = number_of(options.precision, precisions, LS_COUNT(precisions));
+  if (!kind) return ls_cli_complain(LS_CLI_USAGE, "--kind is '%s', allowed are auto, cpu and gpu", options.kind);
+  if (!precision) {
+    return ls_cli_complain(LS_CLI_USAGE, "--precision is '%s', allowed are float32, tf32, bfloat16 and float16",
+                           options.precision);
+  }
   if (ls_spec_load_network(arguments[0], NULL, &network, &err) != LS_OK) return ls_cli_fail(&err);
   struct ls_bench_options bench = {
       .network = network,
@@ -51,6 +76,8 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
       .devices = (unsigned)options.devices,
       .shards = (unsigned)options.shards,
       .inference = options.inference,
+      .kind = (Lockstep__V1__DeviceKind)kind,
+      .precision = (Lockstep__V1__Precision)precision,
   };
   struct ls_bench_result result;
   int code = LS_CLI_OK;
@@ -69,6 +96,9 @@ static const struct ls_option rows[] = {
     {'d', "devices", "K", LS_OPTION_NUMBER, offsetof(struct options, devices), 1, "devices (one a core, or all GPUs)"},
     {0, "shards", "S", LS_OPTION_NUMBER, offsetof(struct options, shards), 1,
      "parts of the batch (as many as devices)"},
+    {0, "kind", "KIND", LS_OPTION_TEXT, offsetof(struct options, kind), 0, "devices: auto, cpu or gpu (auto)"},
+    {0, "precision", "NAME", LS_OPTION_TEXT, offsetof(struct options, precision), 0,
+     "float32, tf32, bfloat16 or float16 (float32)"},
     {0, "inference", NULL, LS_OPTION_FLAG, offsetof(struct options, inference), 0, "forward pass only"},
     LS_OPTION_OUTPUT(struct options),
 };

@@ -123,6 +123,8 @@ def test_bench():
         result = place.run("bench", "lenet-caffe", "--batch", "4", "--steps", "2", "--inference", "-o", "json")
         assert result.returncode == 0 and json.loads(result.stdout)["images_per_s"] > 0, result
         complains(place, 2, "bench", "lenet-caffe", "--batch", "15", "--steps", "1", "--shards", "4")
+        complains(place, 2, "bench", "lenet-caffe", "--kind", "abacus")
+        complains(place, 2, "bench", "lenet-caffe", "--precision", "float8")
 
 
 if __name__ == "__main__":

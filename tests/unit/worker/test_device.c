@@ -5,6 +5,7 @@
 
 #include "backend/cuda/cuda_internal.h"
 #include "support/small_job.h"
+#include "worker/bench.h"
 #include "worker/coordinator.h"
 #include "worker/trainer.h"
 
@@ -165,6 +166,35 @@ static void test_lost_device(void **state) {
   lockstep__v1__job__free_unpacked(job, NULL);
 }
 
+// The benchmark on devices, training and inference, with the same digest on any number of them.
+static void test_bench(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  Lockstep__V1__Job *job = small_job(NULL);
+  struct ls_bench_options options = {.network = job->network,
+                                     .batch = 16,
+                                     .steps = 3,
+                                     .devices = 2,
+                                     .shards = 4,
+                                     .precision = LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16,
+                                     .backend = ls_backend_cuda_twin(),
+                                     .backend_devices = 2};
+  struct ls_bench_result two, one;
+  if (ls_bench(&options, &two, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_string_equal(two.device, "the CUDA backend's kernels on the host");
+  options.devices = 1;
+  if (ls_bench(&options, &one, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_string_equal(one.parameters_sha256, two.parameters_sha256);
+  options.inference = true;
+  if (ls_bench(&options, &one, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_true(one.images_per_s > 0);
+  options.backend = ls_backend_cpu();
+  options.backend_devices = 0;
+  assert_int_equal(ls_bench(&options, &one, &err), LS_UNSUPPORTED);
+  assert_non_null(strstr(err.text, "float32 only"));
+  lockstep__v1__job__free_unpacked(job, NULL);
+}
+
 static void test_choice(void **state) {
   (void)state;
   const struct ls_backend_ops *ops;
@@ -191,9 +221,12 @@ static void test_choice(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_any_number_of_devices), cmocka_unit_test(test_stop_and_resume),
-      cmocka_unit_test(test_ring_of_one),           cmocka_unit_test(test_precisions),
-      cmocka_unit_test(test_lost_device),           cmocka_unit_test(test_choice)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_any_number_of_devices),
+                                     cmocka_unit_test(test_stop_and_resume),
+                                     cmocka_unit_test(test_ring_of_one),
+                                     cmocka_unit_test(test_precisions),
+                                     cmocka_unit_test(test_lost_device),
+                                     cmocka_unit_test(test_bench),
+                                     cmocka_unit_test(test_choice)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }
