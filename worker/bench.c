@@ -144,6 +144,17 @@ static ls_status divide(const struct ls_bench_options *o, int devices, int *work
   return LS_OK;
 }
 
+// On what, and in what.
+static ls_status choose(const struct ls_bench_options *o, struct trainer_options *options, struct ls_error *err) {
+  options->ops = o->backend;
+  options->devices = (int)o->backend_devices;
+  options->precision = o->precision;
+  Lockstep__V1__DeviceKind kind = o->kind ? o->kind : LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO;
+  if (!o->backend) LS_TRY(trainer_backend(kind, &options->ops, &options->devices, err));
+  LS_TRY(trainer_check_precision(o->precision, options->devices, err));
+  return divide(o, options->devices, &options->workers, &options->shards, err);
+}
+
 ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *result, struct ls_error *err) {
   memset(result, 0, sizeof *result);
   struct bench b = {.steps = o->steps ? o->steps : 20};
@@ -152,13 +163,9 @@ ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *res
                                     .training = !o->inference,
                                     .evaluation = o->inference,
                                     .use_all_cores = o->inference};
-  options.ops = o->backend;
-  options.devices = (int)o->backend_devices;
-  options.precision = o->precision;
-  Lockstep__V1__DeviceKind kind = o->kind ? o->kind : LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO;
-  if (!o->backend) LS_TRY(trainer_backend(kind, &options.ops, &options.devices, err));
-  LS_TRY(trainer_check_precision(o->precision, options.devices, err));
-  LS_TRY(divide(o, options.devices, &options.workers, &options.shards, err));
+  LS_TRY(choose(o, &options, err));
+  char *cache = options.devices ? trainer_choice_cache() : NULL;
+  options.cache = cache;
   b.step_ms = calloc(b.steps, sizeof *b.step_ms);
   ls_status status = b.step_ms ? trainer_new(&options, NULL, &b.trainer, err)
                                : ls_fail(err, LS_NO_MEMORY, "no memory for %u steps", b.steps);
@@ -176,5 +183,6 @@ ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *res
   trainer_free(b.trainer);
   free(b.batch.labels);
   free(b.step_ms);
+  free(cache);
   return status;
 }

@@ -1,6 +1,8 @@
 // Which devices a job runs on, and how many workers share them out.
 #include <sched.h>
+#include <stdlib.h>
 
+#include "base/file.h"
 #include "worker/trainer.h"
 
 int trainer_core_count(void) {
@@ -43,6 +45,18 @@ ls_status trainer_check_precision(Lockstep__V1__Precision precision, int devices
 enum ls_dtype trainer_dtype(Lockstep__V1__Precision precision) {
   if (precision == LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16) return LS_BF16;
   return precision == LOCKSTEP__V1__PRECISION__PRECISION_FLOAT16 ? LS_F16 : LS_F32;
+}
+
+char *trainer_choice_cache(void) {
+  const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+  char *folder = NULL, *path = NULL;
+  if (base && base[0] == '/')
+    folder = ls_path_join(base, "lockstep");
+  else if (home && home[0] == '/')
+    folder = ls_path_join(home, ".cache/lockstep");
+  if (folder && ls_folder_make(folder, 0755, NULL) == LS_OK) path = ls_path_join(folder, "choices");
+  free(folder);
+  return path;
 }
 
 ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int devices, int *workers,

@@ -331,7 +331,14 @@ static ls_status prepare(struct run *r, struct ls_error *err) {
   options.workers = workers;
   options.training = true;
   options.evaluation = r->job->data->validation && *r->job->data->validation;
-  LS_TRY(trainer_new(&options, r->job, &r->trainer, err));
+  options.fast = r->job->reduce == LOCKSTEP__V1__REDUCE__REDUCE_FAST;
+  char *record = ls_path_join(r->options->folder, "choices"), *cache = options.devices ? trainer_choice_cache() : NULL;
+  options.record = record;
+  options.cache = cache;
+  ls_status status = trainer_new(&options, r->job, &r->trainer, err);
+  free(record);
+  free(cache);
+  if (status != LS_OK) return status;
   r->trainer->after_step = after_step;
   r->trainer->user = r;
   LS_TRY(open_data(r, err));

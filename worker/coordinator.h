@@ -3,6 +3,7 @@
 //
 // The job's folder:
 //   job.json                 the resolved job specification (written by whoever makes the folder)
+//   choices                  which kernels devices use, where that was measured: src/backend/choices.h
 //   events.log               src/spec/event_log.h; the truth about progress and outcome
 //   checkpoints/step-*.h5    src/checkpoint
 //   worker.log               what the coordinator printed (the daemon redirects it there)

@@ -69,6 +69,8 @@ struct trainer {
   struct ls_graph *graph;
   const struct ls_backend_ops *ops;
   int devices;                 // with memory of their own, that the workers share out; 0: the host's cores
+  struct ls_choices *choices;  // of kernels, by measuring; devices only
+  bool fast;                   // results may differ from run to run
   struct device_slabs *slabs;  // [devices]
   enum ls_dtype dtype;         // of activations and their gradients
   bool tf32;
@@ -126,6 +128,8 @@ struct trainer_options {
   int devices;                       // of `ops`, where they have memory of their own: how many are there
   const Lockstep__V1__Network *network;
   Lockstep__V1__Precision precision;  // 0: float32
+  bool fast;                          // kernels that give other bits on another run will do
+  const char *record, *cache;         // files of choices (backend/choices.h); may be NULL
   int64_t batch;
   int shards, workers;
   bool training;    // false: only evaluation
@@ -145,6 +149,8 @@ enum ls_dtype trainer_dtype(Lockstep__V1__Precision precision);
 ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int devices, int *workers,
                                struct ls_error *err);
 int trainer_core_count(void);
+// The user's cache of choices (backend/choices.h); NULL where there is no place for one. The caller frees it.
+char *trainer_choice_cache(void);
 
 // Builds graph, plans, slabs and threads. The parameters are not set yet.
 // `job`: NULL in the benchmark.

@@ -157,6 +157,7 @@ static ls_status meet(struct worker *w, struct ls_error *err) {
 static ls_status set_up_on_device(struct worker *w, const struct trainer_options *o, struct ls_error *err) {
   struct trainer *t = w->trainer;
   LS_TRY(t->ops->open(device_of(t, w->index), &w->backend, err));
+  t->ops->device->choose_by(&w->backend, t->choices, t->fast);
   LS_TRY(build_plans(w, o, err));
   if (w->index == 0) LS_TRY(make_table(w, err));
   LS_TRY(meet(w, err));
@@ -311,8 +312,15 @@ ls_status trainer_new(const struct trainer_options *o, const Lockstep__V1__Job *
   ls_status status = ls_graph_build(o->network, &t->graph, err);
   t->slabs = calloc((size_t)t->devices + 1, sizeof *t->slabs);
   if (status == LS_OK && !t->slabs) status = ls_fail(err, LS_NO_MEMORY, "no memory for the coordinator");
+  t->fast = o->fast;
+  if (status == LS_OK && t->devices) status = ls_choices_new(o->record, o->cache, &t->choices, err);
   if (status == LS_OK) status = start_workers(t, o, err);
   if (status != LS_OK) {
+    trainer_free(t);
+    return status;
+  }
+  // Before the first step: what a resume will need.
+  if (t->choices && (status = ls_choices_save(t->choices, err)) != LS_OK) {
     trainer_free(t);
     return status;
   }
@@ -332,6 +340,7 @@ void trainer_free(struct trainer *t) {
     free(t->momentum);
   }
   free(t->slabs);
+  ls_choices_free(t->choices);
   free(t->segments);
   free(t->evaluation_parts);
   free(t->view_sums);

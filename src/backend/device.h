@@ -12,6 +12,7 @@
 #define LS_BACKEND_DEVICE_H
 
 #include "backend/backend.h"
+#include "backend/choices.h"
 
 enum { LS_DEVICE_PARTS = 64, LS_DEVICE_COPIES = 16, LS_DEVICE_LINE = 16 };
 
@@ -60,6 +61,9 @@ struct ls_input {
 struct ls_recording;  // work that was recorded once and is started as a whole
 
 struct ls_device_ops {
+  // Before the first prepare. Kernels are chosen by measuring, once for all workers (choices.h; must outlive the context),
+  // instead of by the library's guess. `fast`: also such kernels whose results differ from run to run.
+  void (*choose_by)(struct ls_backend *backend, struct ls_choices *choices, bool fast);
   ls_status (*update)(struct ls_backend *backend, struct ls_stream *stream, const struct ls_update *update,
                       struct ls_error *err);
   // out = balanced tree sum of `parts` (a power of two) arrays of n floats; out may be one of them.

@@ -123,6 +123,54 @@ static void test_plans(void **state) {
   assert_int_equal(missing, 0);
 }
 
+// Every candidate, written down and made again from its text, is the same plan; other texts are refused.
+static void test_described_engines(void **state) {
+  (void)state;
+  enum { MOST = 16 };
+  struct cuda_convolution all[] = {convolution(64, 256, 56, 1, 1, 1), convolution(16, 16, 32, 3, 1, 1)};
+  static const enum ls_dtype types[] = {LS_F32, LS_BF16};
+  int checked = 0;
+  for (int i = 0; i < 12; i++) {
+    struct cuda_convolution c = all[i % 2];
+    struct graph_rules rules = {.deterministic = true, .no_tensor_core = i / 6 == 0};
+    cudnnBackendDescriptor_t configs[MOST];
+    struct graph graph;
+    c.direction = (enum cuda_direction)(i / 2 % 3);
+    c.dtype = types[i / 6];
+    graph_init_for(&graph, h200);
+    device_describe_product(&graph, &c, false);
+    graph_finish(&graph);
+    int count = graph_candidates(&graph, &rules, configs, MOST);
+    assert_true(count > 0);
+    for (int j = 0; j < count; j++) {
+      char text[256];
+      struct graph other;
+      struct ls_error err = LS_ERROR_INIT;
+      assert_true(graph_describe(configs[j], text, sizeof text));
+      bool good = graph_take(&graph, configs[j]);
+      graph_init_for(&other, h200);
+      device_describe_product(&other, &c, false);
+      graph_finish(&other);
+      ls_status status = graph_take_described(&other, text, &err);
+      if (good && status != LS_OK) fail_msg("%s: %s", text, err.text);
+      if (good) {
+        assert_int_equal(other.engine, graph.engine);
+        assert_int_equal(other.workspace_bytes, graph.workspace_bytes);
+        checked++;
+      }
+      graph_release(&other);
+      cudnnBackendDestroyDescriptor(configs[j]);
+    }
+    struct ls_error err = LS_ERROR_INIT;
+    assert_int_equal(graph_take_described(&graph, "engine x", &err), LS_CORRUPT);
+    assert_int_equal(graph_take_described(&graph, "engine 1, knobs 2=", &err), LS_CORRUPT);
+    assert_int_not_equal(graph_take_described(&graph, "engine 99999, knobs", &err), LS_OK);
+    graph_release(&graph);
+  }
+  printf("%d candidates written down and made again\n", checked);
+  assert_true(checked > 12);
+}
+
 static void test_no_gpu(void **state) {
   (void)state;
   const struct ls_backend_ops *cuda = ls_backend_cuda();
@@ -140,6 +188,7 @@ static void test_no_gpu(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_descriptions), cmocka_unit_test(test_wrong_description),
-                                     cmocka_unit_test(test_plans), cmocka_unit_test(test_no_gpu)};
+                                     cmocka_unit_test(test_plans), cmocka_unit_test(test_described_engines),
+                                     cmocka_unit_test(test_no_gpu)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

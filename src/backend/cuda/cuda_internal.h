@@ -42,7 +42,7 @@ struct cuda_convolution {
 
 struct cuda_product_args {
   void *x, *w, *y;
-  const float *bias;
+  const void *bias;  // of the inputs' type
   void *scratch;
 };
 
@@ -63,7 +63,9 @@ struct cuda_machine {
 // The beginning of a backend context; the machine's own part follows.
 struct cuda_context {
   const struct cuda_machine *machine;
-  struct ls_layout *layouts;  // interned
+  struct ls_layout *layouts;   // interned
+  struct ls_choices *choices;  // NULL: the library's guess
+  bool fast;                   // kernels may give other bits on another run
 };
 
 // A prepared operation.
@@ -112,7 +114,12 @@ static inline int64_t cuda_groups(int64_t n) { return (n + LS_GROUP - 1) / LS_GR
 // Channels and rows of a tensor that lies [rows, channels]: [N,C,H,W] channels last, [N,C], [C].
 static inline int64_t cuda_channels(const struct ls_tensor_desc *t) { return t->shape.dim[t->shape.rank == 1 ? 0 : 1]; }
 
+// Names the convolution and what decides how it may be computed: a line without tabs. Pure.
+void cuda_convolution_key(const struct cuda_convolution *convolution, const char *machine, bool fused, bool fast,
+                          char *text, size_t size);
+
 // ---- device_work.c; functions of ls_device_ops
+void cuda_choose_by(struct ls_backend *backend, struct ls_choices *choices, bool fast);
 ls_status cuda_update(struct ls_backend *backend, struct ls_stream *stream, const struct ls_update *update,
                       struct ls_error *err);
 ls_status cuda_tree_sum(struct ls_backend *backend, struct ls_stream *stream, float *out, const float *const *part,

@@ -4,6 +4,12 @@
 
 #include "backend/cuda/cuda_internal.h"
 
+void cuda_choose_by(struct ls_backend *backend, struct ls_choices *choices, bool fast) {
+  struct cuda_context *context = backend->state;
+  context->choices = choices;
+  context->fast = fast;
+}
+
 ls_status cuda_update(struct ls_backend *backend, struct ls_stream *stream, const struct ls_update *update,
                       struct ls_error *err) {
   struct cuda_context *context = backend->state;

@@ -59,8 +59,7 @@ LS_BODY void ls_body_relu_backward(const struct ls_k_relu *k, int64_t i) {
 // What a convolution or fully connected layer does behind its products: y = x + bias[channel] + z; [relu]. Channels are
 // innermost: x, y, z [n/c, c].
 struct ls_k_epilogue {
-  const void *x, *z;
-  const float *bias;
+  const void *x, *z, *bias;
   void *y;
   int relu, c;
   enum ls_dtype dtype;
@@ -75,7 +74,7 @@ LS_BODY void ls_body_epilogue(const struct ls_k_epilogue *k, int64_t i) {
     ls_get_group(k->z, k->dtype, i, size, z);
   }
   LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    if (k->bias) v[l] += k->bias[c];
+    if (k->bias) v[l] += ls_get(k->bias, k->dtype, c);
     if (k->z) v[l] += z[l];
     if (k->relu && v[l] < 0) v[l] = 0;
     c = c + 1 == k->c ? 0 : c + 1;

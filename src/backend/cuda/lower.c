@@ -19,12 +19,16 @@ static ls_status check(const struct ls_op_desc *desc, struct ls_error *err) {
 }
 
 // Products on 16-bit images take 16-bit weights and give 16-bit weight gradients: cuDNN has engines for these alone. The
-// planner converts from and to the float32 slabs. Biases and all else of parameters stay float32.
+// planner converts from and to the float32 slabs. So it does with biases, which a product adds itself where it can; what
+// else there is of parameters is taken as float32.
 static void set_product_types(struct ls_op_desc *desc) {
   enum ls_dtype dtype = desc->tensor[0].dtype;
   switch (desc->kind) {
     case LS_OP_CONV_FORWARD:
     case LS_OP_FC_FORWARD:
+      if (desc->attributes.has_bias) desc->tensor[2].dtype = dtype;
+      desc->tensor[1].dtype = dtype;
+      break;
     case LS_OP_CONV_BACKWARD_DATA:
     case LS_OP_FC_BACKWARD_DATA: desc->tensor[1].dtype = dtype; break;
     case LS_OP_CONV_BACKWARD_WEIGHTS:

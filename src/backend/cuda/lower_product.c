@@ -5,6 +5,9 @@
 // their values meet in the same order.
 //
 // Scratch: the product's, then (aligned) that of the bias gradient's sum.
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "backend/cuda/cuda_internal.h"
 
 static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -74,13 +77,27 @@ static struct cuda_convolution convolution_of(const struct ls_op_desc *desc) {
   return c;
 }
 
+void cuda_convolution_key(const struct cuda_convolution *c, const char *machine, bool fused, bool fast, char *text,
+                          size_t size) {
+  static const char *const directions[] = {"forward", "backward data", "backward weights"};
+  const char *type = c->dtype == LS_F32 && c->tf32 ? "tf32" : ls_dtype_name(c->dtype);
+  snprintf(text, size,
+           "%s, %s%s%s%s%s, x %" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64 " w %" PRId64 "x%" PRId64 "x%" PRId64
+           " groups %" PRId64 " stride %" PRId64 ",%" PRId64 " dilation %" PRId64 ",%" PRId64 " pad %" PRId64
+           ",%" PRId64 ",%" PRId64 ",%" PRId64 ", %s",
+           machine, directions[c->direction], fused && c->bias ? " + bias" : "", fused && c->relu ? " + relu" : "",
+           fused ? " fused" : "", fast ? " fast" : "", c->n, c->c, c->h, c->w, c->k, c->r, c->s, c->groups,
+           c->stride[0], c->stride[1], c->dilation[0], c->dilation[1], c->before[0], c->before[1], c->after[0],
+           c->after[1], type);
+}
+
 static ls_status run_product(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
                              const struct ls_op_args *args, struct ls_error *err) {
   const struct cuda_op *state = op->state;
   struct places at = places_of(&op->desc);
   const struct ls_op_attributes *a = &op->desc.attributes;
   bool forward = direction_of(op->desc.kind) == CUDA_FORWARD;
-  const float *bias = forward && at.bias >= 0 ? args->tensor[at.bias] : NULL;
+  const void *bias = forward && at.bias >= 0 ? args->tensor[at.bias] : NULL;
   struct cuda_product_args product = {args->tensor[at.x], args->tensor[at.w], args->tensor[at.y],
                                       state->fused ? bias : NULL, args->scratch};
   LS_TRY(context->machine->product_run(context, stream, state->product, &product, err));

@@ -98,10 +98,20 @@ struct cuda_product {
   struct cuda_convolution of;
 };
 
+// There is nothing to choose from; asking tests the way of a choice.
+static ls_status choose_loop(void *user, char *choice, struct ls_error *err) {
+  (void)user;
+  (void)err;
+  snprintf(choice, LS_CHOICE_BYTES, "loop");
+  return LS_OK;
+}
+
 static ls_status product_new(struct cuda_context *context, const struct cuda_convolution *convolution,
                              struct cuda_product **product, size_t *scratch_bytes, bool *fused, const char **kernel,
                              struct ls_error *err) {
-  (void)context;
+  char key[512], choice[LS_CHOICE_BYTES];
+  cuda_convolution_key(convolution, "twin", false, context->fast, key, sizeof key);
+  if (context->choices) LS_TRY(ls_choices_get(context->choices, key, choose_loop, NULL, choice, err));
   *product = malloc(sizeof **product);
   if (!*product) return ls_fail(err, LS_NO_MEMORY, "no memory for a convolution");
   (*product)->of = *convolution;
@@ -230,7 +240,8 @@ static void recording_free(struct ls_recording *recording) {
   free(recording);
 }
 
-static const struct ls_device_ops device_ops = {.update = cuda_update,
+static const struct ls_device_ops device_ops = {.choose_by = cuda_choose_by,
+                                                .update = cuda_update,
                                                 .tree_sum = cuda_tree_sum,
                                                 .check_finite = cuda_check_finite,
                                                 .input = cuda_input,

@@ -102,6 +102,31 @@ static void test_precisions(void **state) {
   }
 }
 
+// What was measured is recorded in the job's folder before the first step; a resume needs it whole.
+static void test_choices(void **state) {
+  (void)state;
+  struct how how = {.folder = "choices", .workers = 4, .devices = 2, .stop_at = 6, .backend = ls_backend_cuda_twin()};
+  train(&how);
+  char *path = small_path("choices/choices"), *text;
+  size_t size;
+  assert_int_equal(ls_file_read(path, 65536, &text, &size, NULL), LS_OK);
+  assert_non_null(strstr(text, "twin, forward, x 4x1x12x12 w 6x3x3 groups 1"));
+  assert_non_null(strstr(text, "\tloop\n"));
+  assert_int_equal(ls_file_write_atomic(path, text, size - 3, NULL), LS_OK);  // as no program leaves it
+  free(text);
+  free(path);
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_train_result result;
+  Lockstep__V1__Job *job = small_job(NULL);
+  path = small_path("choices");
+  struct ls_train_options options = {
+      .job = job, .folder = path, .attempt = 2, .devices = 4, .backend = ls_backend_cuda_twin(), .backend_devices = 2};
+  assert_int_equal(ls_train(&options, &result, &err), LS_CORRUPT);
+  assert_non_null(strstr(err.text, "is no choice"));
+  free(path);
+  lockstep__v1__job__free_unpacked(job, NULL);
+}
+
 // The devices' loader hands over every batch one step ahead; a ring of one batch must do.
 static void test_ring_of_one(void **state) {
   (void)state;
@@ -224,6 +249,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_any_number_of_devices),
                                      cmocka_unit_test(test_stop_and_resume),
                                      cmocka_unit_test(test_ring_of_one),
+                                     cmocka_unit_test(test_choices),
                                      cmocka_unit_test(test_precisions),
                                      cmocka_unit_test(test_lost_device),
                                      cmocka_unit_test(test_bench),

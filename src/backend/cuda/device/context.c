@@ -107,7 +107,6 @@ static ls_status open_context(int index, struct ls_backend *backend, struct ls_e
   context->base.machine = &machine;
   context->device = index;
   context->properties = properties;
-  context->exact = true;
   backend->state = context;
   ls_status status = device_error(cudaSetDevice(index), "taking the GPU", err);
   if (status == LS_OK)

@@ -1,9 +1,10 @@
 // See cudnn_graph.h.
 #include "backend/cuda/device/cudnn_graph.h"
 
+#include <stdio.h>
 #include <string.h>
 
-enum { MOST_CONFIGS = 64 };
+enum { MOST_CONFIGS = 64, MOST_KNOBS = 32, DESCRIPTION = 256 };
 
 void graph_init(struct graph *g, cudnnHandle_t handle) { *g = (struct graph){.handle = handle}; }
 
@@ -46,10 +47,14 @@ void graph_init_for(struct graph *g, const char *properties) {
   finalise(g, g->device, what);
 }
 
-void graph_release(struct graph *g) {
+void graph_drop_plan(struct graph *g) {
   if (g->pack) cudnnBackendDestroyDescriptor(g->pack);
   if (g->plan) cudnnBackendDestroyDescriptor(g->plan);
-  if (g->config) cudnnBackendDestroyDescriptor(g->config);
+  g->pack = g->plan = NULL;
+}
+
+void graph_release(struct graph *g) {
+  graph_drop_plan(g);
   for (int i = g->count - 1; i >= 0; i--) cudnnBackendDestroyDescriptor(g->made[i]);
   *g = (struct graph){.handle = g->handle};
 }
@@ -167,18 +172,37 @@ void graph_finish(struct graph *g) {
   finalise(g, g->graph, what);
 }
 
-// Whether the rules allow the engine of `config`; its number goes to *number.
-static bool allowed(cudnnBackendDescriptor_t config, const struct graph_rules *rules, int64_t *number) {
+// The engine of `config`; the caller destroys it. NULL after an error.
+static cudnnBackendDescriptor_t engine_in(cudnnBackendDescriptor_t config) {
   cudnnBackendDescriptor_t engine = NULL;
+  int64_t count = 0;
+  if (cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine) != CUDNN_STATUS_SUCCESS) return NULL;
+  if (cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
+                               &engine) == CUDNN_STATUS_SUCCESS)
+    return engine;
+  cudnnBackendDestroyDescriptor(engine);
+  return NULL;
+}
+
+// Its number; -1 after an error.
+static int64_t engine_of(cudnnBackendDescriptor_t config) {
+  cudnnBackendDescriptor_t engine = engine_in(config);
+  int64_t number = -1, count = 0;
+  if (engine && cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &count,
+                                         &number) != CUDNN_STATUS_SUCCESS)
+    number = -1;
+  if (engine) cudnnBackendDestroyDescriptor(engine);
+  return number;
+}
+
+// Whether the rules allow the engine of `config`.
+static bool allowed(cudnnBackendDescriptor_t config, const struct graph_rules *rules) {
+  cudnnBackendDescriptor_t engine = engine_in(config);
   cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
   int64_t count = 0;
-  bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine) == CUDNN_STATUS_SUCCESS &&
-              cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
-                                       &engine) == CUDNN_STATUS_SUCCESS &&
-              cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &count, number) ==
-                  CUDNN_STATUS_SUCCESS &&
-              cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
-                                       CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes) == CUDNN_STATUS_SUCCESS;
+  bool good =
+      engine && cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                         CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes) == CUDNN_STATUS_SUCCESS;
   for (int64_t i = 0; good && i < count && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++) {
     if (rules->deterministic && notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) good = false;
     if (rules->no_tensor_core &&
@@ -189,8 +213,86 @@ static bool allowed(cudnnBackendDescriptor_t config, const struct graph_rules *r
   return good;
 }
 
-// A plan of `config`, if it can be made.
-static bool make_plan(struct graph *g, cudnnBackendDescriptor_t config) {
+struct knob {
+  cudnnBackendKnobType_t type;
+  int64_t value;
+};
+
+// The knobs that `config` sets; -1 after an error.
+static int knobs_of(cudnnBackendDescriptor_t config, struct knob *knobs) {
+  cudnnBackendDescriptor_t choices[MOST_KNOBS];
+  int64_t count = 0, got;
+  int made = 0;
+  bool good = true;
+  while (made < MOST_KNOBS &&
+         cudnnBackendCreateDescriptor(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, &choices[made]) == CUDNN_STATUS_SUCCESS)
+    made++;
+  good = cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, made,
+                                  &count, choices) == CUDNN_STATUS_SUCCESS &&
+         count <= made;
+  for (int64_t i = 0; good && i < count; i++) {
+    good = cudnnBackendGetAttribute(choices[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &got,
+                                    &knobs[i].type) == CUDNN_STATUS_SUCCESS &&
+           cudnnBackendGetAttribute(choices[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &got,
+                                    &knobs[i].value) == CUDNN_STATUS_SUCCESS;
+  }
+  for (int i = 0; i < made; i++) cudnnBackendDestroyDescriptor(choices[i]);
+  return good ? (int)count : -1;
+}
+
+bool graph_describe(cudnnBackendDescriptor_t config, char *text, size_t size) {
+  struct knob knobs[MOST_KNOBS];
+  int count = knobs_of(config, knobs);
+  int64_t engine = engine_of(config);
+  if (count < 0 || engine < 0) return false;
+  size_t used = (size_t)snprintf(text, size, "engine %lld, knobs", (long long)engine);
+  for (int i = 0; i < count && used < size; i++)
+    used += (size_t)snprintf(text + used, size - used, " %d=%lld", (int)knobs[i].type, (long long)knobs[i].value);
+  return used < size;
+}
+
+// From the text of graph_describe; 0 knobs are none, -1: it is no such text.
+static int parse(const char *text, int64_t *engine, struct knob *knobs) {
+  long long number, value;
+  int used = 0, type, count = 0;
+  if (sscanf(text, "engine %lld, knobs%n", &number, &used) != 1 || used == 0) return -1;
+  *engine = number;
+  for (text += used; *text; text += used) {
+    if (count == MOST_KNOBS || sscanf(text, " %d=%lld%n", &type, &value, &used) != 2) return -1;
+    knobs[count++] = (struct knob){(cudnnBackendKnobType_t)type, value};
+  }
+  return count;
+}
+
+ls_status graph_take_described(struct graph *g, const char *text, struct ls_error *err) {
+  static const char what[] = "making an engine";
+  struct knob knobs[MOST_KNOBS];
+  cudnnBackendDescriptor_t choices[MOST_KNOBS];
+  int64_t number = 0;
+  int count = parse(text, &number, knobs);
+  if (count < 0) return ls_fail(err, LS_CORRUPT, "'%s' is no choice of an engine", text);
+  LS_TRY(graph_error(g, err));
+  cudnnBackendDescriptor_t engine = new (g, CUDNN_BACKEND_ENGINE_DESCRIPTOR, what);
+  set(g, engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &g->graph, what);
+  set(g, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &number, what);
+  if (g->device) set(g, engine, CUDNN_ATTR_ENGINE_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &g->device, what);
+  finalise(g, engine, what);
+  for (int i = 0; i < count; i++) {
+    choices[i] = new (g, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, what);
+    set(g, choices[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &knobs[i].type, what);
+    set(g, choices[i], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &knobs[i].value, what);
+    finalise(g, choices[i], what);
+  }
+  cudnnBackendDescriptor_t config = new (g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, what);
+  set(g, config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &engine, what);
+  if (count) set(g, config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, count, choices, what);
+  finalise(g, config, what);
+  LS_TRY(graph_error(g, err));
+  if (graph_take(g, config)) return LS_OK;
+  return ls_fail(err, LS_UNSUPPORTED, "cuDNN cannot make '%s' ready", text);
+}
+
+bool graph_take(struct graph *g, cudnnBackendDescriptor_t config) {
   cudnnBackendDescriptor_t plan = NULL;
   int64_t count = 0;
   bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) == CUDNN_STATUS_SUCCESS &&
@@ -203,17 +305,21 @@ static bool make_plan(struct graph *g, cudnnBackendDescriptor_t config) {
               cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS &&
               cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
                                        &g->workspace_bytes) == CUDNN_STATUS_SUCCESS;
-  if (good)
-    g->plan = plan;
-  else if (plan)
-    cudnnBackendDestroyDescriptor(plan);
-  return good;
+  if (!good) {
+    if (plan) cudnnBackendDestroyDescriptor(plan);
+    return false;
+  }
+  graph_drop_plan(g);
+  g->plan = plan;
+  g->engine = engine_of(config);
+  return true;
 }
 
-// Tries what one kind of heuristics proposes, in its order.
-static bool try_heuristics(struct graph *g, cudnnBackendHeurMode_t mode, const struct graph_rules *rules) {
-  cudnnBackendDescriptor_t heuristics = NULL, configs[MOST_CONFIGS];
-  int64_t count = 0, made = 0;
+// What one kind of heuristics proposes, in its order.
+static int ask_heuristics(struct graph *g, cudnnBackendHeurMode_t mode, cudnnBackendDescriptor_t *configs, int most) {
+  cudnnBackendDescriptor_t heuristics = NULL;
+  int64_t count = 0;
+  int made = 0;
   bool good =
       cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, &heuristics) == CUDNN_STATUS_SUCCESS &&
       cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
@@ -223,29 +329,50 @@ static bool try_heuristics(struct graph *g, cudnnBackendHeurMode_t mode, const s
       (!g->device || cudnnBackendSetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP,
                                               CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &g->device) == CUDNN_STATUS_SUCCESS) &&
       cudnnBackendFinalize(heuristics) == CUDNN_STATUS_SUCCESS;
-  while (good && made < MOST_CONFIGS &&
+  while (good && made < most &&
          cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[made]) == CUDNN_STATUS_SUCCESS)
     made++;
-  good = good && cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                          made, &count, configs) == CUDNN_STATUS_SUCCESS;
-  for (int64_t i = 0; good && !g->plan && i < count && i < made; i++) {
-    if (!allowed(configs[i], rules, &g->engine) || !make_plan(g, configs[i])) continue;
-    g->config = configs[i];
-    configs[i] = NULL;
-  }
-  for (int64_t i = 0; i < made; i++) {
-    if (configs[i]) cudnnBackendDestroyDescriptor(configs[i]);
-  }
+  if (!good || cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, made,
+                                        &count, configs) != CUDNN_STATUS_SUCCESS)
+    count = 0;
+  while (made > count) cudnnBackendDestroyDescriptor(configs[--made]);
   if (heuristics) cudnnBackendDestroyDescriptor(heuristics);
-  return g->plan != NULL;
+  return made;
+}
+
+static bool is_new(cudnnBackendDescriptor_t config, const cudnnBackendDescriptor_t *others, int count) {
+  char mine[DESCRIPTION], other[DESCRIPTION];
+  if (!graph_describe(config, mine, sizeof mine)) return false;
+  for (int i = 0; i < count; i++) {
+    if (graph_describe(others[i], other, sizeof other) && strcmp(mine, other) == 0) return false;
+  }
+  return true;
+}
+
+int graph_candidates(struct graph *g, const struct graph_rules *rules, cudnnBackendDescriptor_t *configs, int most) {
+  static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK};
+  int count = 0;
+  if (g->status != CUDNN_STATUS_SUCCESS) return 0;
+  for (size_t m = 0; m < sizeof modes / sizeof *modes && count < most; m++) {
+    cudnnBackendDescriptor_t proposed[MOST_CONFIGS];
+    int proposals = ask_heuristics(g, modes[m], proposed, MOST_CONFIGS);
+    for (int i = 0; i < proposals; i++) {
+      if (count < most && allowed(proposed[i], rules) && is_new(proposed[i], configs, count))
+        configs[count++] = proposed[i];
+      else
+        cudnnBackendDestroyDescriptor(proposed[i]);
+    }
+  }
+  return count;
 }
 
 ls_status graph_plan(struct graph *g, const struct graph_rules *rules, struct ls_error *err) {
-  static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK};
+  cudnnBackendDescriptor_t configs[MOST_CONFIGS];
   LS_TRY(graph_error(g, err));
-  for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
-    if (try_heuristics(g, modes[i], rules)) return LS_OK;
-  }
+  int count = graph_candidates(g, rules, configs, MOST_CONFIGS);
+  for (int i = 0; i < count && !g->plan; i++) graph_take(g, configs[i]);
+  for (int i = 0; i < count; i++) cudnnBackendDestroyDescriptor(configs[i]);
+  if (g->plan) return LS_OK;
   return ls_fail(err, LS_UNSUPPORTED, "cuDNN has no engine for it%s%s", rules->deterministic ? ", deterministic" : "",
                  rules->no_tensor_core ? ", in full float32" : "");
 }

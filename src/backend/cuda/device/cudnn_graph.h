@@ -3,7 +3,8 @@
 //
 //   operations:  graph_tensor, graph_convolution, graph_pointwise
 //   a plan:      graph_finish (the operation graph), then graph_plan: heuristics A, B, fallback; the first engine that is
-//                allowed and can be made ready
+//                allowed and can be made ready. Or graph_candidates and graph_take one after another, to measure them; then
+//                graph_describe and, on another run, graph_take_described
 //   running it:  graph_run
 #ifndef LS_BACKEND_CUDA_DEVICE_CUDNN_GRAPH_H
 #define LS_BACKEND_CUDA_DEVICE_CUDNN_GRAPH_H
@@ -12,7 +13,7 @@
 
 #include "backend/cuda/cuda_internal.h"
 
-enum { GRAPH_DESCRIPTORS = 24, GRAPH_OPERATIONS = 4, GRAPH_TENSORS = 8 };
+enum { GRAPH_DESCRIPTORS = 64, GRAPH_OPERATIONS = 4, GRAPH_TENSORS = 8 };
 
 struct graph {
   cudnnHandle_t handle;
@@ -25,7 +26,7 @@ struct graph {
   cudnnStatus_t status;  // the first that was not success
   const char *failed;    // what was being done then
   // The plan.
-  cudnnBackendDescriptor_t config, plan;
+  cudnnBackendDescriptor_t plan;
   int64_t engine;
   int64_t workspace_bytes;
   // The pointers of the last run and the pack made of them.
@@ -55,10 +56,28 @@ void graph_convolution(struct graph *graph, const struct cuda_convolution *convo
 void graph_pointwise(struct graph *graph, cudnnPointwiseMode_t mode, cudnnBackendDescriptor_t x,
                      cudnnBackendDescriptor_t b, cudnnBackendDescriptor_t y);
 void graph_finish(struct graph *graph);
+// What the heuristics propose and the rules allow, without repetition, best guess first; the caller destroys them.
+int graph_candidates(struct graph *graph, const struct graph_rules *rules, cudnnBackendDescriptor_t *configs, int most);
+// Makes a plan of it. False where that cannot be; the graph is as before then.
+bool graph_take(struct graph *graph, cudnnBackendDescriptor_t config);
+void graph_drop_plan(struct graph *graph);
+// "engine 62, knobs 1=2 3=4": the configuration in a form that lasts. False where it does not fit.
+bool graph_describe(cudnnBackendDescriptor_t config, char *text, size_t size);
+ls_status graph_take_described(struct graph *graph, const char *text, struct ls_error *err);
 // LS_UNSUPPORTED where no engine does it.
 ls_status graph_plan(struct graph *graph, const struct graph_rules *rules, struct ls_error *err);
 ls_status graph_run(struct graph *graph, int tensors, const int64_t *uids, void *const *pointers, void *workspace,
                     struct ls_error *err);
+
+// Numbers of a convolution's tensors.
+enum { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_PRODUCT, UID_SUM };
+
+// tune.c: the fastest of the engines that the rules allow, in words; DEVICE_NO_ENGINE where there is none. The graph is
+// left without a plan.
+#define DEVICE_NO_ENGINE "none"
+struct device_context;
+ls_status device_tune(struct device_context *context, struct graph *graph, const struct cuda_convolution *convolution,
+                      bool bias, const struct graph_rules *rules, char *choice, struct ls_error *err);
 
 // cudnn_product.c: the operations of a convolution; fused: with its bias and ReLU.
 void device_describe_product(struct graph *graph, const struct cuda_convolution *convolution, bool fused);

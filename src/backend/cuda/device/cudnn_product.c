@@ -4,11 +4,10 @@
 // product alone is, and an own kernel does the rest (lower_product.c).
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "backend/cuda/device/cudnn_graph.h"
 #include "backend/cuda/device/device.h"
-
-enum { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_PRODUCT, UID_SUM };
 
 struct cuda_product {
   struct graph graph;
@@ -27,7 +26,7 @@ void device_describe_product(struct graph *g, const struct cuda_convolution *c, 
   cudnnBackendDescriptor_t at = bias || relu ? graph_tensor(g, UID_PRODUCT, LS_F32, y, true) : yt;
   graph_convolution(g, c, xt, wt, at);
   if (bias) {
-    cudnnBackendDescriptor_t bt = graph_tensor(g, UID_BIAS, LS_F32, b, false);
+    cudnnBackendDescriptor_t bt = graph_tensor(g, UID_BIAS, c->dtype, b, false);
     cudnnBackendDescriptor_t to = relu ? graph_tensor(g, UID_SUM, LS_F32, y, true) : yt;
     graph_pointwise(g, CUDNN_POINTWISE_ADD, at, bt, to);
     at = to;
@@ -35,13 +34,46 @@ void device_describe_product(struct graph *g, const struct cuda_convolution *c, 
   if (relu) graph_pointwise(g, CUDNN_POINTWISE_RELU_FWD, at, NULL, yt);
 }
 
+struct tuning {
+  struct device_context *context;
+  struct graph *graph;
+  const struct cuda_convolution *convolution;
+  const struct graph_rules *rules;
+  bool bias;
+};
+
+static ls_status choose(void *user, char *choice, struct ls_error *err) {
+  const struct tuning *t = user;
+  return device_tune(t->context, t->graph, t->convolution, t->bias, t->rules, choice, err);
+}
+
+// The engine that was chosen for such a convolution once, on such a GPU with this cuDNN.
+static ls_status plan_by_choice(struct tuning *t, bool fused, struct ls_error *err) {
+  char machine[320], key[768], choice[LS_CHOICE_BYTES];
+  snprintf(machine, sizeof machine, "%s %d.%d, cudnn %zu", t->context->properties.name, t->context->properties.major,
+           t->context->properties.minor, cudnnGetVersion());
+  cuda_convolution_key(t->convolution, machine, fused, t->context->base.fast, key, sizeof key);
+  LS_TRY(ls_choices_get(t->context->base.choices, key, choose, t, choice, err));
+  if (strcmp(choice, DEVICE_NO_ENGINE) == 0)
+    return ls_fail(err, LS_UNSUPPORTED, "cuDNN has no engine for it%s%s",
+                   t->rules->deterministic ? ", deterministic" : "",
+                   t->rules->no_tensor_core ? ", in full float32" : "");
+  return graph_take_described(t->graph, choice, err);
+}
+
 static ls_status plan(struct device_context *context, const struct cuda_convolution *c, bool fused,
                       struct cuda_product *product, struct ls_error *err) {
-  struct graph_rules rules = {.deterministic = context->exact, .no_tensor_core = c->dtype == LS_F32 && !c->tf32};
+  struct graph_rules rules = {.deterministic = !context->base.fast, .no_tensor_core = c->dtype == LS_F32 && !c->tf32};
   graph_init(&product->graph, context->cudnn);
   device_describe_product(&product->graph, c, fused);
   graph_finish(&product->graph);
-  ls_status status = graph_plan(&product->graph, &rules, err);
+  ls_status status;
+  if (context->base.choices) {
+    struct tuning tuning = {context, &product->graph, c, &rules, fused && c->bias};
+    status = plan_by_choice(&tuning, fused, err);
+  } else {
+    status = graph_plan(&product->graph, &rules, err);
+  }
   if (status == LS_OK)
     product->bias = fused && c->bias;
   else

@@ -1,6 +1,6 @@
 // The part of the CUDA backend that runs on a GPU. context.c: devices, memory, streams, events. kernels.cu: kernels and
 // their launcher. cudnn_graph.c: helpers over cuDNN's backend interface. cudnn_product.c: convolutions by it. work.c: copies
-// between devices, recordings (CUDA graphs).
+// between devices, recordings (CUDA graphs). tune.c: choosing engines by measuring.
 #ifndef LS_BACKEND_CUDA_DEVICE_DEVICE_H
 #define LS_BACKEND_CUDA_DEVICE_DEVICE_H
 
@@ -15,7 +15,6 @@ struct device_context {
   struct cudaDeviceProp properties;
   cudaStream_t stream;  // compute
   cudnnHandle_t cudnn;
-  bool exact;  // only deterministic engines, no tensor cores for float32
 };
 
 // CUDA_TRY("copying to the GPU", cudaMemcpy(...)): returns from the function unless it succeeded. Errors that the GPU does

@@ -66,7 +66,8 @@ static void recording_free(struct ls_recording *recording) {
   free(recording);
 }
 
-const struct ls_device_ops device_work = {.update = cuda_update,
+const struct ls_device_ops device_work = {.choose_by = cuda_choose_by,
+                                          .update = cuda_update,
                                           .tree_sum = cuda_tree_sum,
                                           .check_finite = cuda_check_finite,
                                           .input = cuda_input,
