@@ -48,7 +48,8 @@ struct ls_train_options {
   // For tests: this backend with so many devices, whatever the job says. NULL: by the job.
   const struct ls_backend_ops *backend;
   unsigned backend_devices;
-  const char *profile;  // Chrome trace file to write; NULL: none
+  const struct ls_transport_ops *transport;  // between devices that cannot reach each other; NULL: NCCL
+  const char *profile;                       // Chrome trace file to write; NULL: none
 };
 
 struct ls_train_result {

@@ -116,7 +116,15 @@ ls_status device_make(struct worker *w, struct ls_error *err) {
 ls_status device_bind(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
-  for (int i = 0; i < t->devices; i++) LS_TRY(w->backend.ops->device->reach(&w->backend, i, err));
+  for (int i = 0; i < t->devices; i++) {
+    struct ls_error error = LS_ERROR_INIT;
+    ls_status status = w->backend.ops->device->reach(&w->backend, i, &error);
+    if (status == LS_UNSUPPORTED)
+      atomic_store(&t->apart.needed, true);
+    else if (status != LS_OK)
+      return ls_fail(err, status, "%s", error.text);
+  }
+  if (w->plan) LS_TRY(device_separate(w, err));
   struct ls_plan_memory memory = {
       .parameters = d->slabs->parameters, .activations = w->activations, .folded = d->slabs->folded};
   size_t input_bytes = ls_plan_input_bytes(w->plan ? w->plan : w->evaluation_plan);
@@ -146,6 +154,7 @@ void device_release(struct worker *w) {
   const struct ls_backend_ops *ops = w->backend.ops;
   if (d->recording) ops->device->recording_free(d->recording);
   for (int i = 0; i < LS_MAX_WORKERS; i++) ls_binding_free(d->evaluation[i]);
+  device_separate_release(w);
   void *memory[] = {d->pixels,  d->labels,  d->next_labels, d->input,        d->steps,
                     d->numbers, d->metrics, d->overflow,    d->shard_metrics};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) ops->release(&w->backend, LS_MEMORY_DEVICE, memory[i], 0);

@@ -44,11 +44,14 @@ struct device_worker {
   float *shard_metrics;  // [its shards, LS_METRICS] of an evaluation
   struct ls_binding *evaluation[LS_MAX_WORKERS];
   struct device_host *host;
+  struct ls_transport *transport;  // devices that do not reach each other (device_apart.c)
+  float *staging;                  // ... the others' gradients for its slice
   struct ls_recording *recording;  // of all its shards' forward and backward passes
   int runs;
   bool never_record;
   const struct ls_batch *batch;  // uploaded or on its way; NULL: none
   uint64_t batch_step;
+  uint64_t step;  // at work on; worker 0 counts the trainer's on while others still wait
 };
 
 // The device of worker `index`, and whether it is the first of its workers.
@@ -67,6 +70,23 @@ ls_status device_gather(struct trainer *trainer, struct ls_error *err);
 
 // The slice of the parameter slab that worker `index` updates, in floats.
 void device_slice(const struct trainer *trainer, int index, int64_t *begin, int64_t *end);
+
+// device_apart.c. All workers: finds out whether they reach each other's memory (apart.needed was set where not), and
+// connects them by a transport if not.
+ls_status device_separate(struct worker *worker, struct ls_error *err);
+void device_separate_release(struct worker *worker);
+static inline bool device_is_apart(const struct trainer *trainer) { return trainer->apart.transfers != NULL; }
+// Where this worker finds the gradients of worker `of` (by index in the slab; at least those of its own slice), what lies
+// behind them, and the flag of an overflow.
+const float *device_part(const struct worker *worker, int of);
+const float *device_tail(const struct worker *worker, int of);
+const uint32_t *device_overflow(const struct worker *worker, int of);
+// Only where devices are apart: enqueue the exchanges before and behind the update.
+ls_status device_send_gradients(struct worker *worker, struct ls_error *err);
+ls_status device_send_parameters(struct worker *worker, struct ls_error *err);
+// Everywhere: tells the others what it is about, and waits for the end of the step.
+void device_says(const struct worker *worker, enum ls_watch_phase phase);
+ls_status device_wait(struct worker *worker, struct ls_error *err);
 
 // device_step.c
 ls_status device_train(struct worker *worker, struct ls_error *err);

@@ -110,12 +110,10 @@ static ls_status ask_for_metrics(struct worker *w, struct ls_error *err) {
   struct device_worker *d = w->device;
   const struct ls_backend_ops *ops = w->backend.ops;
   const float *metrics[LS_MAX_WORKERS];
-  size_t at = ls_plan_metrics_offset(w->plan) / sizeof(float);
-  for (int i = 0; i < t->workers; i++) metrics[i] = t->worker[i].gradients[0] + at;
+  for (int i = 0; i < t->workers; i++) metrics[i] = device_tail(w, i);
   LS_TRY(ops->device->tree_sum(&w->backend, NULL, d->metrics, metrics, t->workers, LS_METRICS, err));
   for (int i = 0; i < t->workers && t->dtype == LS_F16; i++) {
-    LS_TRY(
-        ops->download(&w->backend, NULL, &d->host->overflow[i], t->worker[i].device->overflow, sizeof(uint32_t), err));
+    LS_TRY(ops->download(&w->backend, NULL, &d->host->overflow[i], device_overflow(w, i), sizeof(uint32_t), err));
   }
   return ops->download(&w->backend, NULL, d->host->metrics, d->metrics, sizeof d->host->metrics, err);
 }
@@ -131,17 +129,20 @@ static ls_status update_slice(struct worker *w, struct ls_error *err) {
                              .rules = d->slabs->rules,
                              .rule_of_line = d->slabs->rule_of_line,
                              .numbers = d->numbers};
+  bool apart = device_is_apart(t);
+  if (apart) LS_TRY(device_send_gradients(w, err));
   for (int i = 0; i < t->workers; i++) {
-    if (i != w->index) LS_TRY(ops->stream_wait_event(&w->backend, NULL, t->worker[i].device->computed, err));
-    update.part[i] = t->worker[i].gradients[0];
-    if (t->dtype == LS_F16) update.overflow[i] = t->worker[i].device->overflow;
+    if (i != w->index && !apart) LS_TRY(ops->stream_wait_event(&w->backend, NULL, t->worker[i].device->computed, err));
+    update.part[i] = device_part(w, i);
+    if (t->dtype == LS_F16) update.overflow[i] = device_overflow(w, i);
   }
-  for (int i = 0; i < t->devices; i++) {
+  for (int i = 0; i < t->devices && !apart; i++) {
     if (&t->slabs[i] != d->slabs) update.copy[update.copies++] = t->slabs[i].parameters;
   }
   device_slice(t, w->index, &update.begin, &update.end);
   LS_TRY(ops->upload(&w->backend, NULL, d->numbers, &d->host->numbers, sizeof *d->numbers, err));
   LS_TRY(ops->device->update(&w->backend, NULL, &update, err));
+  if (apart) LS_TRY(device_send_parameters(w, err));
   return w->index == 0 ? ask_for_metrics(w, err) : LS_OK;
 }
 
@@ -185,7 +186,10 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
   const struct ls_backend_ops *ops = w->backend.ops;
+  d->step = t->step;
+  device_says(w, LS_WATCH_INPUT);
   if (!d->batch || d->batch_step != t->step) LS_TRY(fetch(w, t->step, err));
+  device_says(w, LS_WATCH_COMPUTES);
   set_numbers(w);
   size_t bytes = (size_t)t->shards_each * sizeof *d->steps;
   LS_TRY(ops->upload(&w->backend, NULL, d->steps, d->host->steps, bytes, err));
@@ -193,10 +197,12 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   LS_TRY(compute_gradients(w, err));
   LS_TRY(ops->event_record(&w->backend, d->computed, NULL, err));
   LS_TRY(let_go(w, err));
+  device_says(w, LS_WATCH_INPUT);
   if (t->step + 1 < t->target_step) LS_TRY(fetch(w, t->step + 1, err));
-  if (!ls_barrier_wait(&t->barrier)) return stopped(err);  // all are enqueued
+  device_says(w, LS_WATCH_COMPUTES);
+  if (!device_is_apart(t) && !ls_barrier_wait(&t->barrier)) return stopped(err);  // all are enqueued
   LS_TRY(update_slice(w, err));
-  LS_TRY(ops->stream_wait_idle(&w->backend, NULL, err));
+  LS_TRY(device_wait(w, err));
   if (w->index == 0) LS_TRY(end_step(w, err));
   return ls_barrier_wait(&t->barrier) ? LS_OK : stopped(err);  // all parameters are new
 }

@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "checkpoint/checkpoint.h"
 #include "collective/collective.h"
+#include "collective/transport.h"
 #include "data/loader.h"
 #include "graph/plan.h"
 #include "lockstep/v1/job.pb-c.h"
@@ -64,6 +65,16 @@ struct worker {
   struct ls_error error;         // why this worker failed
 };
 
+// Devices that cannot reach each other's memory: device_apart.c.
+struct apart {
+  const struct ls_transport_ops *ops;
+  atomic_bool needed;
+  struct ls_transport_id id;
+  struct ls_exchange exchange;
+  struct ls_watch watch;
+  struct ls_transfer *transfers;  // [workers][LS_EXCHANGE_TRANSFERS]: scratch; NULL: they reach each other
+};
+
 struct trainer {
   const Lockstep__V1__Job *job;  // NULL in the benchmark
   struct ls_graph *graph;
@@ -72,7 +83,8 @@ struct trainer {
   struct ls_choices *choices;  // of kernels, by measuring; devices only
   bool fast;                   // results may differ from run to run
   struct device_slabs *slabs;  // [devices]
-  enum ls_dtype dtype;         // of activations and their gradients
+  struct apart apart;
+  enum ls_dtype dtype;  // of activations and their gradients
   bool tf32;
   struct ls_loss_scale loss_scale;     // float16
   struct normalisation normalisation;  // of the loader at hand
@@ -124,8 +136,9 @@ struct trainer {
 };
 
 struct trainer_options {
-  const struct ls_backend_ops *ops;  // NULL: the CPU
-  int devices;                       // of `ops`, where they have memory of their own: how many are there
+  const struct ls_backend_ops *ops;          // NULL: the CPU
+  const struct ls_transport_ops *transport;  // between devices that cannot reach each other; NULL: NCCL
+  int devices;                               // of `ops`, where they have memory of their own: how many are there
   const Lockstep__V1__Network *network;
   Lockstep__V1__Precision precision;  // 0: float32
   bool fast;                          // kernels that give other bits on another run will do

@@ -310,6 +310,7 @@ ls_status trainer_new(const struct trainer_options *o, const Lockstep__V1__Job *
   pthread_cond_init(&t->commanded, NULL);
   pthread_cond_init(&t->finished, NULL);
   ls_status status = ls_graph_build(o->network, &t->graph, err);
+  t->apart.ops = o->transport ? o->transport : ls_transport_nccl();
   t->slabs = calloc((size_t)t->devices + 1, sizeof *t->slabs);
   if (status == LS_OK && !t->slabs) status = ls_fail(err, LS_NO_MEMORY, "no memory for the coordinator");
   t->fast = o->fast;
@@ -342,6 +343,7 @@ void trainer_free(struct trainer *t) {
   free(t->slabs);
   ls_choices_free(t->choices);
   free(t->segments);
+  free(t->apart.transfers);
   free(t->evaluation_parts);
   free(t->view_sums);
   free(t->view_labels);

@@ -1,0 +1,53 @@
+// Who is behind: see watch.h.
+#include "collective/watch.h"
+
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+void ls_watch_init(struct ls_watch *w, int ranks, int64_t now_ns) {
+  w->ranks = ranks;
+  atomic_store(&w->blamed, -1);
+  for (int i = 0; i < ranks; i++) {
+    ls_watch_set(w, i, 0, LS_WATCH_INPUT, now_ns);
+    snprintf(w->rank[i].device, sizeof w->rank[i].device, "gpu%d", i);
+  }
+}
+
+void ls_watch_set(struct ls_watch *w, int rank, uint64_t step, enum ls_watch_phase phase, int64_t now_ns) {
+  atomic_store(&w->rank[rank].since_ns, now_ns);
+  atomic_store(&w->rank[rank].step, step);
+  atomic_store(&w->rank[rank].phase, (int)phase);
+}
+
+// A number that grows as the rank goes on.
+static uint64_t progress(const struct ls_watch *w, int rank) {
+  return atomic_load(&w->rank[rank].step) * 3 + (uint64_t)atomic_load(&w->rank[rank].phase);
+}
+
+int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, int64_t limit_ns, char *text,
+                   size_t size) {
+  int64_t waited_ns = now_ns - atomic_load(&w->rank[rank].since_ns);
+  if (waited_ns < limit_ns) return -1;
+  int last = 0;
+  for (int i = 1; i < w->ranks; i++) {
+    if (progress(w, i) < progress(w, last)) last = i;
+  }
+  bool behind = progress(w, last) < step * 3 + LS_WATCH_EXCHANGES;
+  if (behind && atomic_load(&w->rank[last].phase) == LS_WATCH_INPUT) return -1;
+  int64_t since_ns = now_ns - atomic_load(&w->rank[last].since_ns);
+  if (behind && since_ns < limit_ns) return -1;  // it is late, but has just come on
+  if (!behind) last = rank;
+  int expected = -1;
+  atomic_compare_exchange_strong(&w->blamed, &expected, last);
+  double seconds = (double)(behind ? since_ns : waited_ns) * 1e-9;
+  if (behind) {
+    snprintf(text, size, "rank %d (%s) is stuck: it has been computing step %" PRIu64 " for %.1f s while others wait",
+             last, w->rank[last].device, atomic_load(&w->rank[last].step), seconds);
+  } else {
+    snprintf(text, size,
+             "the exchange of step %" PRIu64 " is stuck: rank %d (%s) has waited %.1f s for the others' data", step,
+             rank, w->rank[rank].device, seconds);
+  }
+  return last;
+}

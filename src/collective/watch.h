@@ -1,0 +1,37 @@
+// How far each rank is, so that whoever waits in vain can say for whom. Written by every rank for itself, read by all: no
+// locks. Times are of ls_clock_ns.
+#ifndef LS_COLLECTIVE_WATCH_H
+#define LS_COLLECTIVE_WATCH_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { LS_WATCH_RANKS = 64 };
+
+enum ls_watch_phase {
+  LS_WATCH_INPUT,      // waits for its images
+  LS_WATCH_COMPUTES,   // forward and backward
+  LS_WATCH_EXCHANGES,  // has its gradients, waits for the others'
+};
+
+struct ls_watch {
+  int ranks;
+  struct {
+    _Atomic uint64_t step;
+    _Atomic int phase;
+    _Atomic int64_t since_ns;
+    char device[16];  // "gpu3"; set before the ranks start
+  } rank[LS_WATCH_RANKS];
+  _Atomic int blamed;  // the first rank that somebody gave up on; -1: none
+};
+
+void ls_watch_init(struct ls_watch *watch, int ranks, int64_t now_ns);
+void ls_watch_set(struct ls_watch *watch, int rank, uint64_t step, enum ls_watch_phase phase, int64_t now_ns);
+// Called by `rank`, which exchanges at `step`. After `limit_ns` of that, with another rank that is behind: blames the one
+// that is furthest behind (of equals the first), writes a sentence and returns the rank. The same when all exchange and
+// nothing moves, for the caller itself. Waiting for images is no fault. -1: go on waiting.
+int ls_watch_blame(struct ls_watch *watch, int rank, uint64_t step, int64_t now_ns, int64_t limit_ns, char *text,
+                   size_t size);
+
+#endif

@@ -1,0 +1,72 @@
+// Who is to blame when ranks wait: the one furthest behind, after the limit, and not one that waits for its images.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+//
+#include <cmocka.h>
+
+#include "collective/watch.h"
+
+static const int64_t second = 1000000000, limit = 10000000000;
+
+static void test_stuck_rank(void **state) {
+  (void)state;
+  struct ls_watch w;
+  char text[200] = "";
+  ls_watch_init(&w, 4, 0);
+  for (int i = 0; i < 4; i++) ls_watch_set(&w, i, 120, LS_WATCH_COMPUTES, second);
+  for (int i = 0; i < 4; i++) {
+    if (i != 2) ls_watch_set(&w, i, 120, LS_WATCH_EXCHANGES, 2 * second);
+  }
+  assert_int_equal(ls_watch_blame(&w, 0, 120, 11 * second, limit, text, sizeof text), -1);  // 9 s
+  assert_int_equal(atomic_load(&w.blamed), -1);
+  assert_int_equal(ls_watch_blame(&w, 0, 120, 12 * second, limit, text, sizeof text), 2);
+  assert_string_equal(text, "rank 2 (gpu2) is stuck: it has been computing step 120 for 11.0 s while others wait");
+  assert_int_equal(atomic_load(&w.blamed), 2);
+}
+
+static void test_one_that_comes_on(void **state) {
+  (void)state;
+  struct ls_watch w;
+  char text[200];
+  ls_watch_init(&w, 2, 0);
+  ls_watch_set(&w, 0, 7, LS_WATCH_EXCHANGES, second);
+  ls_watch_set(&w, 1, 7, LS_WATCH_INPUT, second);  // its images take a minute: no fault of the device
+  assert_int_equal(ls_watch_blame(&w, 0, 7, 60 * second, limit, text, sizeof text), -1);
+  ls_watch_set(&w, 1, 7, LS_WATCH_COMPUTES, 61 * second);
+  assert_int_equal(ls_watch_blame(&w, 0, 7, 62 * second, limit, text, sizeof text), -1);
+  assert_int_equal(ls_watch_blame(&w, 0, 7, 72 * second, limit, text, sizeof text), 1);
+}
+
+static void test_further_behind(void **state) {
+  (void)state;
+  struct ls_watch w;
+  char text[200];
+  ls_watch_init(&w, 3, 0);
+  ls_watch_set(&w, 0, 9, LS_WATCH_EXCHANGES, second);
+  ls_watch_set(&w, 1, 9, LS_WATCH_COMPUTES, second);
+  ls_watch_set(&w, 2, 8, LS_WATCH_COMPUTES, second);
+  assert_int_equal(ls_watch_blame(&w, 0, 9, 20 * second, limit, text, sizeof text), 2);
+  assert_int_equal(ls_watch_blame(&w, 0, 9, 21 * second, limit, text, sizeof text), 2);
+}
+
+static void test_stuck_exchange(void **state) {
+  (void)state;
+  struct ls_watch w;
+  char text[200];
+  ls_watch_init(&w, 2, 0);
+  ls_watch_set(&w, 0, 3, LS_WATCH_EXCHANGES, second);
+  ls_watch_set(&w, 1, 3, LS_WATCH_EXCHANGES, second);
+  assert_int_equal(ls_watch_blame(&w, 1, 3, 12 * second, limit, text, sizeof text), 1);
+  assert_string_equal(text, "the exchange of step 3 is stuck: rank 1 (gpu1) has waited 11.0 s for the others' data");
+  // One that is ahead is not behind.
+  ls_watch_set(&w, 0, 4, LS_WATCH_COMPUTES, 12 * second);
+  assert_int_equal(ls_watch_blame(&w, 1, 3, 12 * second, limit, text, sizeof text), 1);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_stuck_rank), cmocka_unit_test(test_one_that_comes_on),
+                                     cmocka_unit_test(test_further_behind), cmocka_unit_test(test_stuck_exchange)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,122 @@
+// Devices that cannot reach each other's memory: their gradients and parameters travel through a transport (NCCL), in the
+// schedule of collective/exchange.h. The sums are those of devices that reach each other, bit for bit: only where the parts
+// lie differs (device_part, device_tail, device_overflow).
+//
+//   compute stream   gradients ─ exchange of slices into staging ─ sum and update of the own slice ─ exchange of parameters
+//   host             enqueues, then waits with an eye on the other ranks (collective/watch.h)
+//
+// A rank is a worker, alone on its device. One bucket: the exchange begins when all gradients are there.
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "worker/device.h"
+
+enum {
+  TAIL = 16,
+  FLAG = 8
+};  // floats behind the gradients: metrics, and at FLAG whether one is beyond float16's range
+static const int64_t limit_ns = 10000000000;
+
+static ls_status meet(struct worker *w, struct ls_error *err) {
+  return ls_barrier_wait(&w->trainer->barrier) ? LS_OK : ls_fail(err, LS_CANCELLED, "another worker failed");
+}
+
+// Worker 0, for all.
+static ls_status begin(struct trainer *t, struct ls_error *err) {
+  struct apart *a = &t->apart;
+  if (!a->ops) {
+    return ls_fail(err, LS_UNSUPPORTED,
+                   "the GPUs of this machine cannot reach each other's memory, and this build has no "
+                   "NCCL; use one GPU");
+  }
+  if (t->workers != t->devices) {
+    return ls_fail(err, LS_UNSUPPORTED,
+                   "%d workers cannot share %d GPUs that do not reach each other's memory; use as many workers as GPUs",
+                   t->workers, t->devices);
+  }
+  a->exchange = (struct ls_exchange){.ranks = t->workers, .buckets = 1, .floats = t->summed_floats, .tail = TAIL};
+  a->transfers = calloc((size_t)t->workers * LS_EXCHANGE_TRANSFERS, sizeof *a->transfers);
+  if (!a->transfers) return ls_fail(err, LS_NO_MEMORY, "no memory for the exchange");
+  ls_watch_init(&a->watch, t->workers, ls_clock_ns());
+  return a->ops->id_new(&a->id, err);
+}
+
+ls_status device_separate(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  LS_TRY(meet(w, err));  // all know whether they reach all others
+  if (!atomic_load(&t->apart.needed)) return LS_OK;
+  if (w->index == 0) LS_TRY(begin(t, err));
+  LS_TRY(meet(w, err));
+  size_t bytes = (size_t)ls_exchange_staging(&t->apart.exchange, w->index) * sizeof(float);
+  void *staging = NULL;
+  LS_TRY(w->backend.ops->allocate(&w->backend, LS_MEMORY_DEVICE, bytes, &staging, err));
+  d->staging = staging;
+  struct ls_transport_options options = {
+      .backend = &w->backend, .watch = &t->apart.watch, .rank = w->index, .ranks = t->workers, .limit_ns = limit_ns};
+  return t->apart.ops->open(&t->apart.id, &options, &d->transport, err);
+}
+
+void device_separate_release(struct worker *w) {
+  struct device_worker *d = w->device;
+  if (d->transport) w->trainer->apart.ops->close(d->transport);
+  w->backend.ops->release(&w->backend, LS_MEMORY_DEVICE, d->staging, 0);
+}
+
+const float *device_tail(const struct worker *w, int of) {
+  const struct trainer *t = w->trainer;
+  const float *tail = t->worker[of].gradients[0] + t->summed_floats;
+  int64_t at = device_is_apart(t) ? ls_exchange_tail(&t->apart.exchange, w->index, of) : -1;
+  return at < 0 ? tail : w->device->staging + at;
+}
+
+const float *device_part(const struct worker *w, int of) {
+  const struct trainer *t = w->trainer;
+  int64_t at = device_is_apart(t) ? ls_exchange_part(&t->apart.exchange, 0, w->index, of) : -1, first, last;
+  if (at < 0) return t->worker[of].gradients[0];
+  ls_exchange_slice(&t->apart.exchange, 0, w->index, &first, &last);
+  // As if the whole slab of the other were here: of it only the slice is read.
+  return (const float *)((uintptr_t)(w->device->staging + at) - (uintptr_t)first * sizeof(float));
+}
+
+const uint32_t *device_overflow(const struct worker *w, int of) {
+  const struct trainer *t = w->trainer;
+  if (!device_is_apart(t) || of == w->index) return t->worker[of].device->overflow;
+  return (const uint32_t *)(const void *)(device_tail(w, of) + FLAG);
+}
+
+void device_says(const struct worker *w, enum ls_watch_phase phase) {
+  struct trainer *t = w->trainer;
+  if (device_is_apart(t)) ls_watch_set(&t->apart.watch, w->index, w->device->step, phase, ls_clock_ns());
+}
+
+static struct ls_transfer *own_transfers(struct worker *w) {
+  return w->trainer->apart.transfers + (size_t)w->index * LS_EXCHANGE_TRANSFERS;
+}
+
+ls_status device_send_gradients(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct apart *a = &t->apart;
+  struct ls_transfer *transfers = own_transfers(w);
+  float *slab = w->gradients[0], *flag = slab + t->summed_floats + FLAG;
+  if (t->dtype == LS_F16)
+    LS_TRY(w->backend.ops->device->copy(&w->backend, NULL, flag, d->overflow, sizeof *d->overflow, err));
+  int count = ls_exchange_scatter(&a->exchange, 0, w->index, transfers);
+  LS_TRY(a->ops->exchange(d->transport, NULL, transfers, count, slab, d->staging, err));
+  count = ls_exchange_tails(&a->exchange, w->index, transfers);
+  return a->ops->exchange(d->transport, NULL, transfers, count, slab, d->staging, err);
+}
+
+ls_status device_send_parameters(struct worker *w, struct ls_error *err) {
+  const struct apart *a = &w->trainer->apart;
+  struct ls_transfer *transfers = own_transfers(w);
+  int count = ls_exchange_gather(&a->exchange, 0, w->index, transfers);
+  return a->ops->exchange(w->device->transport, NULL, transfers, count, w->device->slabs->parameters, NULL, err);
+}
+
+ls_status device_wait(struct worker *w, struct ls_error *err) {
+  const struct trainer *t = w->trainer;
+  if (!device_is_apart(t)) return w->backend.ops->stream_wait_idle(&w->backend, NULL, err);
+  return t->apart.ops->wait(w->device->transport, NULL, w->device->computed, w->device->step, err);
+}
