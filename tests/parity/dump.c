@@ -1,6 +1,6 @@
 // Runs one network once, forward and backward, and writes everything into a folder for test_torch.py to compare:
 //
-//   parity-dump NETWORK BATCH BACKEND FOLDER      NETWORK: name or file; BACKEND: cpu or reference
+//   parity-dump NETWORK BATCH BACKEND FOLDER      NETWORK: name or file; BACKEND: cpu, reference or cuda
 //
 // network.json, and arrays of float64 (labels int32) in files of their own: images, labels, probabilities (training),
 // inference (probabilities by running statistics), parameter.I, gradient.I (running statistics: the batch's).
@@ -24,7 +24,7 @@ static void write_file(const char *name, const void *data, size_t size) {
 static void write_probabilities(struct engine *e, const char *name) {
   int64_t n = e->options.batch * ls_graph_classes(e->graph);
   double *values = malloc((size_t)n * sizeof *values);
-  engine_to_f64(e, ls_binding_probabilities(e->binding), values, n);
+  engine_probabilities(e, values, n);
   write_file(name, values, (size_t)n * sizeof *values);
   free(values);
 }
@@ -42,8 +42,14 @@ static void write_network(const Lockstep__V1__Network *network) {
   ls_string_release(&json);
 }
 
+// NULL: not in this build.
+static const struct ls_backend_ops *backend_named(const char *name) {
+  if (strcmp(name, "cuda") == 0) return ls_backend_cuda();
+  return strcmp(name, "reference") == 0 ? ls_backend_reference() : ls_backend_cpu();
+}
+
 int main(int argc, char **argv) {
-  if (argc != 5) return 2;
+  if (argc != 5 || !backend_named(argv[3])) return 2;
   int64_t batch = atoi(argv[2]);
   bool reference = strcmp(argv[3], "reference") == 0;
   folder = argv[4];
@@ -57,7 +63,7 @@ int main(int argc, char **argv) {
   while (loss_images < batch) loss_images *= 2;
   struct ls_plan_options options = {
       .batch = batch, .training = true, .dtype = reference ? LS_F64 : LS_F32, .loss_images = loss_images};
-  engine_open(&train, graph, reference ? ls_backend_reference() : ls_backend_cpu(), &options);
+  engine_open(&train, graph, backend_named(argv[3]), &options);
   options.training = false;
   options.parameters_of = train.plan;
   engine_open_on(&infer, graph, &train, &options);

@@ -236,10 +236,17 @@ def compare(dump, name, source, batch, backend, tolerance):
         assert len(network.parameters) + len(network.statistics) == count
 
 
+# test_torch.py DUMP cuda: that one alone (tests/gpu).
+BACKENDS = (("cuda", 1e-4),) if sys.argv[2:] == ["cuda"] else (("cpu", 2e-5), ("reference", 1e-11))
+
+
 def main():
+    if BACKENDS[0][0] == "cuda" and not os.path.exists("/dev/nvidiactl"):
+        print("skipped: no GPU, or no NVIDIA driver")
+        sys.exit(77)
     torch.set_num_threads(1)
     for name, (source, batch) in NETWORKS.items():
-        for backend, tolerance in (("cpu", 2e-5), ("reference", 1e-11)):
+        for backend, tolerance in BACKENDS:
             if (name, backend) == ("darknet-cifar", "reference"):
                 continue  # half a minute of plain loops
             compare(sys.argv[1], name, source, batch, backend, tolerance)

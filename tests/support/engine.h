@@ -41,10 +41,28 @@ static inline double engine_draw(uint32_t sequence, uint32_t i) {
   return (double)r.v[0] * 0x1p-31 - 1;  // [-1, 1)
 }
 
+static inline void engine_upload(struct engine *e, void *memory, const void *host, size_t bytes) {
+  ENGINE_TRY(e->backend.ops->upload(&e->backend, NULL, memory, host, bytes, err));
+  ENGINE_TRY(e->backend.ops->stream_wait_idle(&e->backend, NULL, err));
+}
+
+static inline void engine_download(struct engine *e, void *host, const void *memory, size_t bytes) {
+  ENGINE_TRY(e->backend.ops->download(&e->backend, NULL, host, memory, bytes, err));
+  ENGINE_TRY(e->backend.ops->stream_wait_idle(&e->backend, NULL, err));
+}
+
+// NaN in every type.
+static inline void engine_spoil(struct engine *e, void *memory, size_t bytes) {
+  void *ones = malloc(bytes ? bytes : 1);
+  memset(ones, 0xff, bytes);
+  engine_upload(e, memory, ones, bytes);
+  free(ones);
+}
+
 static inline void *engine_allocate(struct engine *e, size_t bytes) {
   void *memory;
   ENGINE_TRY(e->backend.ops->allocate(&e->backend, LS_MEMORY_DEVICE, bytes, &memory, err));
-  memset(memory, 0xff, bytes);  // NaN
+  engine_spoil(e, memory, bytes);
   return memory;
 }
 
@@ -61,8 +79,8 @@ static inline void engine_open_in(struct engine *e, const struct ls_graph *graph
       .activations = engine_allocate(e, ls_plan_activation_bytes(e->plan)),
       .input = engine_allocate(e, ls_plan_input_bytes(e->plan)),
       .labels = engine_allocate(e, (size_t)options->batch * sizeof(int32_t)),
-      .step = &e->step,
-      .metrics = e->metrics};
+      .step = engine_allocate(e, sizeof e->step),
+      .metrics = engine_allocate(e, sizeof e->metrics)};
   if (ls_plan_folded_bytes(e->plan)) e->memory.folded = engine_allocate(e, ls_plan_folded_bytes(e->plan));
   if (options->training) e->memory.gradients = engine_allocate(e, ls_plan_gradient_bytes(e->plan));
   ENGINE_TRY(ls_plan_bind(e->plan, &e->memory, &e->binding, err));
@@ -86,8 +104,9 @@ static inline void engine_open_on(struct engine *e, const struct ls_graph *graph
 
 static inline void engine_close(struct engine *e) {
   ls_binding_free(e->binding);
-  void *memory[] = {e->memory.gradients, e->memory.activations, e->memory.input,
-                    e->memory.labels,    e->memory.folded,      e->shared ? NULL : e->memory.parameters};
+  void *memory[] = {
+      e->memory.gradients, e->memory.activations, e->memory.input,   e->memory.labels,
+      e->memory.folded,    e->memory.step,        e->memory.metrics, e->shared ? NULL : e->memory.parameters};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) {
     e->backend.ops->release(&e->backend, LS_MEMORY_DEVICE, memory[i], 0);
   }
@@ -138,25 +157,40 @@ static inline void engine_set_input(struct engine *e, const double *images, cons
   struct ls_shape s = ls_graph_input_shape(e->graph);
   size_t size = ls_dtype_bytes(e->options.dtype);
   int64_t chw = ls_shape_elements(&s), hw = s.dim[1] * s.dim[2];
+  size_t bytes = (size_t)(e->options.batch * chw) * size;
+  char *input = malloc(bytes);
   for (int64_t i = 0; i < e->options.batch * chw; i++) {
     int64_t to = e->options.input_channels_last ? i / chw * chw + i % hw * s.dim[0] + i % chw / hw : i;
-    char *place = (char *)e->memory.input + (size_t)to * size;
+    char *place = input + (size_t)to * size;
     if (size == sizeof(uint16_t))
       ls_put(place, e->options.dtype, 0, (float)images[i]);
     else
       engine_from_f64(e, &images[i], place, 1);
   }
-  memcpy(e->memory.labels, labels, (size_t)e->options.batch * sizeof *labels);
+  engine_upload(e, e->memory.input, input, bytes);
+  engine_upload(e, e->memory.labels, labels, (size_t)e->options.batch * sizeof *labels);
+  free(input);
 }
 
-static inline const float *engine_metrics(const struct engine *e) {
-  if (!e->options.training) return e->metrics;
-  return (const float *)((const char *)e->memory.gradients + ls_plan_metrics_offset(e->plan));
+static inline const float *engine_metrics(struct engine *e) {
+  const char *from = e->options.training ? (const char *)e->memory.gradients + ls_plan_metrics_offset(e->plan)
+                                         : (const char *)e->memory.metrics;
+  engine_download(e, e->metrics, from, sizeof e->metrics);
+  return e->metrics;
+}
+
+// Of the last forward pass, n values.
+static inline void engine_probabilities(struct engine *e, double *values, int64_t n) {
+  void *host = malloc((size_t)n * e->size);
+  engine_download(e, host, ls_binding_probabilities(e->binding), (size_t)n * e->size);
+  engine_to_f64(e, host, values, n);
+  free(host);
 }
 
 static inline void engine_forward(struct engine *e) {
   ENGINE_TRY(ls_binding_refresh(e->binding, NULL, err));
-  memset(e->memory.activations, 0xff, ls_plan_activation_bytes(e->plan));
+  engine_spoil(e, e->memory.activations, ls_plan_activation_bytes(e->plan));
+  engine_upload(e, e->memory.step, &e->step, sizeof e->step);
   ENGINE_TRY(ls_binding_forward(e->binding, NULL, err));
 }
 
