@@ -106,9 +106,10 @@ ls_status cuda_lower_norm(struct cuda_context *context, struct ls_op *op, struct
 ls_status cuda_lower_loss(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
 ls_status cuda_lower_product(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
 
-// out [c] = sum over the rows of x [rows, c]; scratch: ls_reduce_scratch floats.
+// out [c] = sum over the rows of x [rows, c]; scratch: ls_reduce_scratch floats. With `second`, x is [rows, 2, c], its
+// second half goes there, and scratch is twice that.
 ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
-                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out,
+                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out, float *second,
                           struct ls_error *err);
 static inline int64_t cuda_groups(int64_t n) { return (n + LS_GROUP - 1) / LS_GROUP; }
 // Channels and rows of a tensor that lies [rows, channels]: [N,C,H,W] channels last, [N,C], [C].

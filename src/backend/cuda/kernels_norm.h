@@ -1,34 +1,89 @@
 // Kernel bodies: sums over columns in fixed order, batch norm, local response norm, softmax and loss. See kernel_basics.h.
 //
-// A sum over the rows of [rows, c] goes in stages (reduce.h): each index sums a run of rows of one column, then runs of
+// A sum over the rows of [rows, c] goes in stages (reduce.h): each index sums a run of rows of a few columns, then runs of
 // the partial sums, until one row is left. Which rows meet is a function of the shape alone.
 #ifndef LS_BACKEND_CUDA_KERNELS_NORM_H
 #define LS_BACKEND_CUDA_KERNELS_NORM_H
 
 #include "backend/cuda/kernel_basics.h"
 
-// out [ceil(rows / run), c]: sums of `run` rows of x [rows, c] each. One value of out an index.
+// A stretch of channels that one index works on: LS_GROUP of them where they divide c, so that loads are 16 bytes wide; else
+// one. Values beyond the stretch are 0.
+LS_BODY int ls_stretch(int32_t c) { return c % LS_GROUP == 0 ? LS_GROUP : 1; }
+
+LS_BODY void ls_get_stretch(const void *memory, enum ls_dtype dtype, int64_t at, int width, float *v) {
+  if (width == LS_GROUP) {
+    ls_get_group(memory, dtype, at / LS_GROUP, LS_GROUP, v);
+  } else {
+    LS_UNROLL for (int l = 1; l < LS_GROUP; l++) v[l] = 0;
+    v[0] = ls_get(memory, dtype, at);
+  }
+}
+
+LS_BODY void ls_put_stretch(float *memory, int64_t at, int width, const float *v) {
+  if (width == LS_GROUP)
+    ls_put_group(memory, LS_F32, at / LS_GROUP, LS_GROUP, v);
+  else
+    memory[at] = v[0];
+}
+
+// Which rows of which channels index `i` of a sum over runs of rows works on.
+struct ls_run {
+  int64_t first, end;  // rows
+  int64_t out;         // where its result goes, of [runs, c]
+  int32_t c;           // first channel
+  int width;
+};
+
+// `unit`: what stretches must divide, c or a part of it.
+LS_BODY struct ls_run ls_run_of(int64_t i, int32_t c, int32_t unit, int64_t rows, int64_t run) {
+  struct ls_run r;
+  r.width = ls_stretch(unit);
+  int32_t stretches = c / r.width;
+  int64_t which = i / stretches;
+  r.c = (int32_t)(i % stretches) * r.width;
+  r.first = which * run;
+  r.end = r.first + run < rows ? r.first + run : rows;
+  r.out = which * c + r.c;
+  return r;
+}
+
+enum { LS_ROWS_AT_ONCE = 4 };  // whose loads are under way together
+
+// out [ceil(rows / run), c]: sums of `run` rows of x [rows, c] each. One stretch of out an index. `half`: where c holds two
+// sums side by side, how wide each is; `high`: where the second one goes in the last stage. Else 0 and NULL.
 struct ls_k_column_sum {
   const void *x;
-  float *out;
+  float *out, *high;
   enum ls_dtype dtype;
-  int32_t c;
+  int32_t c, half;
   int64_t rows, run;
 };
 
 LS_BODY void ls_body_column_sum(const struct ls_k_column_sum *k, int64_t i) {
-  int64_t first = i / k->c * k->run, end = first + k->run < k->rows ? first + k->run : k->rows, row = first;
-  const int64_t c = i % k->c;
-  float sum[4] = {0, 0, 0, 0};  // of every fourth row: independent loads
-  for (; row + 4 <= end; row += 4) {
-    LS_UNROLL for (int l = 0; l < 4; l++) sum[l] += ls_get(k->x, k->dtype, (row + l) * k->c + c);
+  struct ls_run r = ls_run_of(i, k->c, k->half ? k->half : k->c, k->rows, k->run);
+  float sum[LS_ROWS_AT_ONCE][LS_GROUP] = {{0}}, v[LS_ROWS_AT_ONCE][LS_GROUP];
+  int64_t row = r.first;
+  for (; row + LS_ROWS_AT_ONCE <= r.end; row += LS_ROWS_AT_ONCE) {
+    LS_UNROLL for (int j = 0; j < LS_ROWS_AT_ONCE; j++)
+        ls_get_stretch(k->x, k->dtype, (row + j) * k->c + r.c, r.width, v[j]);
+    LS_UNROLL for (int j = 0; j < LS_ROWS_AT_ONCE; j++) {
+      LS_UNROLL for (int l = 0; l < LS_GROUP; l++) sum[j][l] += v[j][l];
+    }
   }
-  for (; row < end; row++) sum[0] += ls_get(k->x, k->dtype, row * k->c + c);
-  k->out[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  for (; row < r.end; row++) {
+    ls_get_stretch(k->x, k->dtype, row * k->c + r.c, r.width, v[0]);
+    LS_UNROLL for (int l = 0; l < LS_GROUP; l++) sum[0][l] += v[0][l];
+  }
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) sum[0][l] = (sum[0][l] + sum[1][l]) + (sum[2][l] + sum[3][l]);
+  if (k->high && r.c >= k->half)
+    ls_put_stretch(k->high, r.c - k->half, r.width, sum[0]);
+  else
+    ls_put_stretch(k->out, r.out, r.width, sum[0]);
 }
 
 // Mean and sum of squared distances from it of `run` rows of x [rows, c]; out [ceil(rows / run), c]. Summed around the
-// run's first value, so that a large mean costs no digits.
+// run's first value, so that a large mean costs no digits. One stretch an index.
 struct ls_k_moments {
   const void *x;
   float *mean, *squares;
@@ -37,26 +92,36 @@ struct ls_k_moments {
   int64_t rows, run;
 };
 
+LS_BODY void ls_add_moments(const float *v, const float *pivot, float *sum, float *squares) {
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    float d = v[l] - pivot[l];
+    sum[l] += d;
+    squares[l] += d * d;
+  }
+}
+
 LS_BODY void ls_body_moments(const struct ls_k_moments *k, int64_t i) {
-  int64_t first = i / k->c * k->run, end = first + k->run < k->rows ? first + k->run : k->rows, row = first;
-  const int64_t c = i % k->c;
-  float pivot = ls_get(k->x, k->dtype, first * k->c + c), sum[4] = {0, 0, 0, 0}, squares[4] = {0, 0, 0, 0};
-  for (; row + 4 <= end; row += 4) {
-    LS_UNROLL for (int l = 0; l < 4; l++) {
-      float d = ls_get(k->x, k->dtype, (row + l) * k->c + c) - pivot;
-      sum[l] += d;
-      squares[l] += d * d;
-    }
+  struct ls_run r = ls_run_of(i, k->c, k->c, k->rows, k->run);
+  float pivot[LS_GROUP], v[LS_ROWS_AT_ONCE][LS_GROUP], sum[2][LS_GROUP] = {{0}}, squares[2][LS_GROUP] = {{0}};
+  int64_t row = r.first;
+  ls_get_stretch(k->x, k->dtype, r.first * k->c + r.c, r.width, pivot);
+  for (; row + LS_ROWS_AT_ONCE <= r.end; row += LS_ROWS_AT_ONCE) {
+    LS_UNROLL for (int j = 0; j < LS_ROWS_AT_ONCE; j++)
+        ls_get_stretch(k->x, k->dtype, (row + j) * k->c + r.c, r.width, v[j]);
+    LS_UNROLL for (int j = 0; j < LS_ROWS_AT_ONCE; j++) ls_add_moments(v[j], pivot, sum[j & 1], squares[j & 1]);
   }
-  for (; row < end; row++) {
-    float d = ls_get(k->x, k->dtype, row * k->c + c) - pivot;
-    sum[0] += d;
-    squares[0] += d * d;
+  for (; row < r.end; row++) {
+    ls_get_stretch(k->x, k->dtype, row * k->c + r.c, r.width, v[0]);
+    ls_add_moments(v[0], pivot, sum[0], squares[0]);
   }
-  float all = (sum[0] + sum[1]) + (sum[2] + sum[3]), n = (float)(end - first);
-  float rest = (squares[0] + squares[1]) + (squares[2] + squares[3]) - all * all / n;
-  k->mean[i] = pivot + all / n;
-  k->squares[i] = rest > 0 || isnan(rest) ? rest : 0;
+  float n = (float)(r.end - r.first);
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    float all = sum[0][l] + sum[1][l], rest = (squares[0][l] + squares[1][l]) - all * all / n;
+    sum[0][l] = pivot[l] + all / n;
+    squares[0][l] = rest > 0 || isnan(rest) ? rest : 0;
+  }
+  ls_put_stretch(k->mean, r.out, r.width, sum[0]);
+  ls_put_stretch(k->squares, r.out, r.width, squares[0]);
 }
 
 // Joins runs of `run` partial moments (Chan, Golub and LeVeque, 1979): partial j of a column stands for `each` rows, the
@@ -97,9 +162,21 @@ LS_BODY void ls_body_inverse(const struct ls_k_inverse *k, int64_t i) {
   k->inverse[i] = 1 / sqrtf(k->variance[i] + k->epsilon);
 }
 
-// y = gamma * (x - mean) * inverse + beta; [relu]. A group an index, x and y [n/c, c].
+// The eight channels from c on, going round; as one load where they lie together.
+LS_BODY void ls_get_channels(const float *memory, int c, int channels, float *v) {
+  if (channels % LS_GROUP == 0) {
+    ls_get_group(memory, LS_F32, c / LS_GROUP, LS_GROUP, v);
+    return;
+  }
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    v[l] = memory[c];
+    c = c + 1 == channels ? 0 : c + 1;
+  }
+}
+
+// y = gamma * (x - mean) * inverse + beta [+ z]; [relu]. A group an index, x, y and z [n/c, c].
 struct ls_k_normalise {
-  const void *x;
+  const void *x, *z;
   void *y;
   const float *gamma, *beta, *mean, *inverse;
   enum ls_dtype dtype;
@@ -114,57 +191,98 @@ LS_BODY float ls_normalised(float x, float mean, float inverse, float gamma, flo
 
 LS_BODY void ls_body_normalise(const struct ls_k_normalise *k, int64_t i) {
   int size = ls_group_size(k->n, i), c = (int)(i * LS_GROUP % k->c);
-  float v[LS_GROUP];
+  float v[LS_GROUP], z[LS_GROUP], mean[LS_GROUP], inverse[LS_GROUP], gamma[LS_GROUP], beta[LS_GROUP];
   ls_get_group(k->x, k->dtype, i, size, v);
+  if (k->z) ls_get_group(k->z, k->dtype, i, size, z);
+  ls_get_channels(k->mean, c, k->c, mean);
+  ls_get_channels(k->inverse, c, k->c, inverse);
+  ls_get_channels(k->gamma, c, k->c, gamma);
+  ls_get_channels(k->beta, c, k->c, beta);
   LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    v[l] = ls_normalised(v[l], k->mean[c], k->inverse[c], k->gamma[c], k->beta[c]);
+    v[l] = ls_normalised(v[l], mean[l], inverse[l], gamma[l], beta[l]);
+    if (k->z) v[l] += z[l];
     if (k->relu && v[l] < 0) v[l] = 0;
-    c = c + 1 == k->c ? 0 : c + 1;
   }
   ls_put_group(k->y, k->dtype, i, size, v);
 }
 
-// Backward, first stage: partial sums of the slope (dy, 0 where the ReLU was shut) and of slope * h, with
-// h = (x - mean) * inverse; out [ceil(rows / run), c] each. Second: dx = gamma * inverse * (slope - dbeta / n - h dgamma / n).
+// Backward, first stage: partial sums of slope * h and of the slope (dy, 0 where the ReLU was shut), with
+// h = (x - mean) * inverse; out [ceil(rows / run), 2, c]: products, then slopes. Second: dx = gamma * inverse * (slope -
+// dbeta / n - h dgamma / n).
 struct ls_k_bn_backward {
   const void *x, *dy;
   void *dx;
   const float *gamma, *beta, *mean, *inverse, *dgamma, *dbeta;
-  float *slopes, *products;
+  float *products, *slopes;  // rows of 2 c values; in the last stage: dgamma and dbeta themselves
   enum ls_dtype dtype;
   int32_t c, relu;
   int64_t rows, run;
 };
 
-LS_BODY float ls_bn_slope(const struct ls_k_bn_backward *k, float x, float dy, int64_t c) {
-  return k->relu && !(ls_normalised(x, k->mean[c], k->inverse[c], k->gamma[c], k->beta[c]) > 0) ? 0 : dy;
+// The channels' numbers of one index.
+struct ls_bn_channels {
+  float mean[LS_GROUP], inverse[LS_GROUP], gamma[LS_GROUP], beta[LS_GROUP];
+};
+
+LS_BODY float ls_bn_slope(const struct ls_k_bn_backward *k, const struct ls_bn_channels *n, int l, float x, float dy) {
+  return k->relu && !(ls_normalised(x, n->mean[l], n->inverse[l], n->gamma[l], n->beta[l]) > 0) ? 0 : dy;
+}
+
+LS_BODY void ls_bn_add(const struct ls_k_bn_backward *k, const struct ls_bn_channels *n, const float *x,
+                       const float *dy, float *products, float *slopes) {
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    float slope = ls_bn_slope(k, n, l, x[l], dy[l]);
+    slopes[l] += slope;
+    products[l] += slope * ((x[l] - n->mean[l]) * n->inverse[l]);
+  }
 }
 
 LS_BODY void ls_body_bn_backward_sums(const struct ls_k_bn_backward *k, int64_t i) {
-  int64_t first = i / k->c * k->run, end = first + k->run < k->rows ? first + k->run : k->rows;
-  const int64_t c = i % k->c;
-  float slopes[2] = {0, 0}, products[2] = {0, 0};
-  for (int64_t row = first; row < end; row++) {
-    float x = ls_get(k->x, k->dtype, row * k->c + c), dy = ls_get(k->dy, k->dtype, row * k->c + c);
-    float slope = ls_bn_slope(k, x, dy, c), product = slope * ((x - k->mean[c]) * k->inverse[c]);
-    int odd = (int)((row - first) & 1);
-    slopes[0] += odd ? 0 : slope, slopes[1] += odd ? slope : 0;
-    products[0] += odd ? 0 : product, products[1] += odd ? product : 0;
+  struct ls_run r = ls_run_of(i, k->c, k->c, k->rows, k->run);
+  struct ls_bn_channels n;
+  float x[2][LS_GROUP], dy[2][LS_GROUP], slopes[2][LS_GROUP] = {{0}}, products[2][LS_GROUP] = {{0}};
+  int64_t row = r.first;
+  ls_get_stretch(k->mean, LS_F32, r.c, r.width, n.mean);
+  ls_get_stretch(k->inverse, LS_F32, r.c, r.width, n.inverse);
+  ls_get_stretch(k->gamma, LS_F32, r.c, r.width, n.gamma);
+  ls_get_stretch(k->beta, LS_F32, r.c, r.width, n.beta);
+  for (; row + 2 <= r.end; row += 2) {
+    LS_UNROLL for (int j = 0; j < 2; j++) {
+      ls_get_stretch(k->x, k->dtype, (row + j) * k->c + r.c, r.width, x[j]);
+      ls_get_stretch(k->dy, k->dtype, (row + j) * k->c + r.c, r.width, dy[j]);
+    }
+    LS_UNROLL for (int j = 0; j < 2; j++) ls_bn_add(k, &n, x[j], dy[j], products[j], slopes[j]);
   }
-  k->slopes[i] = slopes[0] + slopes[1];
-  k->products[i] = products[0] + products[1];
+  if (row < r.end) {
+    ls_get_stretch(k->x, k->dtype, row * k->c + r.c, r.width, x[0]);
+    ls_get_stretch(k->dy, k->dtype, row * k->c + r.c, r.width, dy[0]);
+    ls_bn_add(k, &n, x[0], dy[0], products[0], slopes[0]);
+  }
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    slopes[0][l] += slopes[1][l];
+    products[0][l] += products[1][l];
+  }
+  int64_t out = (r.out - r.c) * 2 + r.c;
+  ls_put_stretch(k->products, out, r.width, products[0]);
+  ls_put_stretch(k->slopes, out, r.width, slopes[0]);
 }
 
 LS_BODY void ls_body_bn_backward_data(const struct ls_k_bn_backward *k, int64_t i) {
-  int64_t n = k->rows * k->c;
-  int size = ls_group_size(n, i), c = (int)(i * LS_GROUP % k->c);
-  float x[LS_GROUP], dy[LS_GROUP], count = (float)k->rows;
+  int64_t values = k->rows * k->c;
+  int size = ls_group_size(values, i), c = (int)(i * LS_GROUP % k->c);
+  float x[LS_GROUP], dy[LS_GROUP], dgamma[LS_GROUP], dbeta[LS_GROUP], count = (float)k->rows;
+  struct ls_bn_channels n;
   ls_get_group(k->x, k->dtype, i, size, x);
   ls_get_group(k->dy, k->dtype, i, size, dy);
+  ls_get_channels(k->mean, c, k->c, n.mean);
+  ls_get_channels(k->inverse, c, k->c, n.inverse);
+  ls_get_channels(k->gamma, c, k->c, n.gamma);
+  ls_get_channels(k->beta, c, k->c, n.beta);
+  ls_get_channels(k->dgamma, c, k->c, dgamma);
+  ls_get_channels(k->dbeta, c, k->c, dbeta);
   LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    float h = (x[l] - k->mean[c]) * k->inverse[c], slope = ls_bn_slope(k, x[l], dy[l], c);
-    dy[l] = k->gamma[c] * k->inverse[c] * (slope - k->dbeta[c] / count - h * (k->dgamma[c] / count));
-    c = c + 1 == k->c ? 0 : c + 1;
+    float h = (x[l] - n.mean[l]) * n.inverse[l], slope = ls_bn_slope(k, &n, l, x[l], dy[l]);
+    dy[l] = n.gamma[l] * n.inverse[l] * (slope - dbeta[l] / count - h * (dgamma[l] / count));
   }
   ls_put_group(k->dx, k->dtype, i, size, dy);
 }

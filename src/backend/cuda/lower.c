@@ -84,13 +84,22 @@ ls_status cuda_run(struct ls_backend *backend, struct ls_op *op, struct ls_strea
 }
 
 ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
-                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out,
+                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out, float *second,
                           struct ls_error *err) {
+  int64_t half = second ? c : 0, width = ls_stretch((int32_t)c);
+  if (second) c *= 2;
   for (int s = 0; s < reduce->stages; s++) {
     bool last = s == reduce->stages - 1;
-    struct ls_k_column_sum k = {x, last ? out : scratch, dtype, (int32_t)c, reduce->rows[s], reduce->run[s]};
+    struct ls_k_column_sum k = {.x = x,
+                                .out = last ? out : scratch,
+                                .high = last ? second : NULL,
+                                .dtype = dtype,
+                                .c = (int32_t)c,
+                                .half = (int32_t)half,
+                                .rows = reduce->rows[s],
+                                .run = reduce->run[s]};
     int64_t n = reduce->rows[s + 1] * c;
-    LS_TRY(CUDA_LAUNCH(context, stream, column_sum, n, &k, err));
+    LS_TRY(CUDA_LAUNCH(context, stream, column_sum, n / width, &k, err));
     x = scratch;
     dtype = LS_F32;
     scratch += n;

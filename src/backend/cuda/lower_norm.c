@@ -1,7 +1,8 @@
 // Batch norm, its folding, local response norm. See cuda_internal.h.
 //
-// Batch norm's scratch, in floats: inverse deviation [C], then the stages of the sums (reduce.h), twice: moments or the
-// two sums of the backward pass. No mask of the fused ReLU is kept: the backward pass computes the sign again.
+// Batch norm's scratch: the stages of the sums (reduce.h), twice: moments or the two sums of the backward pass. Its
+// workspace: the inverse deviations [C], float32. No mask of the fused ReLU is kept: the backward pass computes the sign
+// again.
 #include "backend/cuda/cuda_internal.h"
 
 // Moments of x [rows, c] into mean and variance [c], and the inverse deviation.
@@ -10,7 +11,7 @@ static ls_status moments(struct cuda_context *context, struct ls_stream *stream,
                          struct ls_error *err) {
   int32_t c = of->c;
   float *means = of->mean, *squares = of->squares;
-  LS_TRY(CUDA_LAUNCH(context, stream, moments, r->rows[1] * c, of, err));
+  LS_TRY(CUDA_LAUNCH(context, stream, moments, r->rows[1] * c / ls_stretch(c), of, err));
   int64_t each = r->run[0];  // rows of x that a partial stands for
   // One partial is joined too: that makes a variance of it.
   for (int s = 1; s == 1 || s < r->stages; s++) {
@@ -43,7 +44,7 @@ static ls_status run_train(struct cuda_context *context, struct ls_op *op, struc
   const struct ls_tensor_desc *t = &op->desc.tensor[0];
   int32_t c = (int32_t)cuda_channels(t);
   void *const *p = args->tensor;
-  float *inverse = args->scratch, *partial = inverse + c;
+  float *inverse = args->workspace, *partial = args->scratch;
   struct ls_k_moments k = {p[0], partial, partial + r->rows[1] * c, t->dtype, c, r->rows[0], r->run[0]};
   LS_TRY(moments(context, stream, r, &k, p[4], p[5], inverse, op->desc.attributes.epsilon, err));
   struct ls_k_normalise y = {.x = p[0],
@@ -85,35 +86,31 @@ static ls_status run_backward(struct cuda_context *context, struct ls_op *op, st
   const struct ls_tensor_desc *t = &op->desc.tensor[0];
   int32_t c = (int32_t)cuda_channels(t);
   void *const *p = args->tensor;
-  float *inverse = args->scratch, *dgamma = p[7], *dbeta = p[8];
-  int64_t partial = r->rows[1] * c;
+  float *dgamma = p[7], *dbeta = p[8], *partial = args->scratch;
   bool more = r->stages > 1;
-  float *slopes = inverse + c, *products = slopes + partial, *rest = products + partial;
-  struct ls_k_inverse i = {p[5], inverse, op->desc.attributes.epsilon};
-  LS_TRY(CUDA_LAUNCH(context, stream, inverse, c, &i, err));
   struct ls_k_bn_backward k = {.x = p[0],
                                .dy = p[1],
                                .dx = p[6],
                                .gamma = p[2],
                                .beta = p[3],
                                .mean = p[4],
-                               .inverse = inverse,
+                               .inverse = args->workspace,
                                .dgamma = dgamma,
                                .dbeta = dbeta,
-                               .slopes = more ? slopes : dbeta,
-                               .products = more ? products : dgamma,
+                               .products = more ? partial : dgamma,
+                               .slopes = more ? partial + c : dbeta,
                                .dtype = t->dtype,
                                .c = c,
                                .relu = op->desc.attributes.relu,
                                .rows = r->rows[0],
                                .run = r->run[0]};
-  LS_TRY(CUDA_LAUNCH(context, stream, bn_backward_sums, partial, &k, err));
+  LS_TRY(CUDA_LAUNCH(context, stream, bn_backward_sums, r->rows[1] * c / ls_stretch(c), &k, err));
   if (more) {
     struct ls_reduce later = {.stages = r->stages - 1};
     for (int s = 1; s <= r->stages; s++) later.rows[s - 1] = r->rows[s];
     for (int s = 1; s < r->stages; s++) later.run[s - 1] = r->run[s];
-    LS_TRY(cuda_column_sum(context, stream, &later, slopes, LS_F32, c, rest, dbeta, err));
-    LS_TRY(cuda_column_sum(context, stream, &later, products, LS_F32, c, rest, dgamma, err));
+    float *rest = partial + 2 * r->rows[1] * c;
+    LS_TRY(cuda_column_sum(context, stream, &later, partial, LS_F32, c, rest, dgamma, dbeta, err));
   }
   return CUDA_LAUNCH(context, stream, bn_backward_data, cuda_groups(k.rows * c), &k, err);
 }
@@ -182,6 +179,7 @@ ls_status cuda_lower_norm(struct cuda_context *context, struct ls_op *op, struct
   state->reduce = ls_reduce_of(n / c, c);
   // A sum of one stage writes its one row to scratch all the same (the moments do).
   int64_t between = ls_reduce_scratch(&state->reduce, c) + c;
-  op->scratch_bytes = (size_t)(c + 2 * between) * sizeof(float);
+  op->scratch_bytes = (size_t)(2 * between) * sizeof(float);
+  if (op->desc.kind == LS_OP_BN_FORWARD_TRAIN) op->workspace_bytes = (size_t)c * sizeof(float);
   return LS_OK;
 }

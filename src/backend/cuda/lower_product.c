@@ -105,7 +105,7 @@ static ls_status run_product(struct cuda_context *context, struct ls_op *op, str
     const struct ls_tensor_desc *dy = &op->desc.tensor[at.y];
     float *scratch = (float *)((char *)args->scratch + aligned(state->product_scratch_bytes));
     return cuda_column_sum(context, stream, &state->reduce, args->tensor[at.y], dy->dtype, cuda_channels(dy), scratch,
-                           args->tensor[at.bias], err);
+                           args->tensor[at.bias], NULL, err);
   }
   if (!forward || state->fused || (!bias && !a->relu && at.addend < 0)) return LS_OK;
   const struct ls_tensor_desc *y = &op->desc.tensor[at.y];

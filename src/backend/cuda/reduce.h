@@ -14,9 +14,9 @@ struct ls_reduce {
   int64_t run[LS_REDUCE_STAGES];       // rows that one value of a stage's output sums
 };
 
-// About 128 Ki values wide first (enough for the largest GPU), then 64 to one.
+// About 512 Ki values wide first (64 Ki threads of 8 values: enough loads under way for the largest GPU), then 64 to one.
 static inline struct ls_reduce ls_reduce_of(int64_t rows, int64_t c) {
-  enum { WIDTH = 131072, LEAST_RUN = 16, FAN_IN = 64, MOST_ROWS = 4096 };
+  enum { WIDTH = 524288, LEAST_RUN = 16, FAN_IN = 64, MOST_ROWS = 4096 };
   struct ls_reduce r = {.rows = {rows}};
   while (r.stages == 0 || r.rows[r.stages] > 1) {
     int64_t left = r.rows[r.stages], run = FAN_IN;
