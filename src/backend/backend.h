@@ -50,13 +50,14 @@ enum ls_op_kind {
   LS_OP_POOL_BACKWARD,          // in dy                        out dx           same workspace
   LS_OP_RELU_FORWARD,           // in x                         out y            slope: leaky; in place x
   LS_OP_RELU_BACKWARD,          // in y, dy0..dyn-1             out dx           of the sum, by y's sign; in place dy0
-  LS_OP_BN_FORWARD_TRAIN,       // in x, gamma, beta            out y, mean [C], variance [C] (biased, of this shard);
-                                //                              [relu fused, mask in the workspace]
-  LS_OP_BN_FORWARD_INFER,       // in x, gamma, beta, running mean, running variance   out y    [relu fused]; in place x
-  LS_OP_BN_BACKWARD,            // in x, dy, gamma, beta, mean, variance   out dx, dgamma, dbeta  [relu]; same workspace
-  LS_OP_LRN_FORWARD,            // in x                         out y            workspace
-  LS_OP_LRN_BACKWARD,           // in x, dy                     out dx           same workspace
-  LS_OP_DROPOUT_FORWARD,        // in x, step parameters        out y            in place x
+  LS_OP_BN_FORWARD_TRAIN,       // in x, gamma, beta, [z]       out y, mean [C], variance [C] (biased, of this shard);
+  //                              [relu fused, mask in the workspace; z is added before it,
+  //                              then the ReLU is the sum's, not BN_BACKWARD's]
+  LS_OP_BN_FORWARD_INFER,     // in x, gamma, beta, running mean, running variance   out y    [relu fused]; in place x
+  LS_OP_BN_BACKWARD,          // in x, dy, gamma, beta, mean, variance   out dx, dgamma, dbeta  [relu]; same workspace
+  LS_OP_LRN_FORWARD,          // in x                         out y            workspace
+  LS_OP_LRN_BACKWARD,         // in x, dy                     out dx           same workspace
+  LS_OP_DROPOUT_FORWARD,      // in x, step parameters        out y            in place x
   LS_OP_DROPOUT_BACKWARD,     // in dy, step parameters       out dx           draws the same numbers again; in place dy
   LS_OP_SHORTCUT_FORWARD,     // in x [N,C,H,W]               out y [N,K,ceil(H/s),ceil(W/s)]   option A
   LS_OP_SHORTCUT_BACKWARD,    // in dy                        out dx
@@ -91,7 +92,7 @@ struct ls_op_attributes {
   enum ls_pool_kind pool;
   bool training;  // forward operations: keep what backward needs in the workspace
   bool has_bias;
-  bool has_addend;  // convolution: z is added before the activation (inference)
+  bool has_addend;  // z is added before the activation: convolution (inference), batch norm (training)
   bool relu;        // fused activation, or for RELU_* itself
   float slope;      // leaky ReLU; 0 for the plain one
   float epsilon;    // batch norm
@@ -159,6 +160,7 @@ struct ls_backend_ops {
   // What else devices with memory of their own do; NULL: device memory is the host's.
   const struct ls_device_ops *device;
   bool relu_sums;  // LS_OP_RELU_BACKWARD takes more than one dy. Where false, an LS_OP_ADD stands before it
+  bool norm_adds;  // LS_OP_BN_FORWARD_TRAIN takes an addend. Where false, sums stand as they are
 
   // Devices of this kind on the machine. 0 with LS_OK where there are none.
   ls_status (*devices)(struct ls_device_info *info, int capacity, int *count, struct ls_error *err);

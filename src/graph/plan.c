@@ -284,6 +284,7 @@ static ls_status build(struct ls_plan *plan, struct ls_error *err) {
   program->factors = plan->options.parameters_of ? plan->options.parameters_of->options.factors : plan->options.factors;
   program->relu_sums = !plan->options.no_fusion && plan->backend->ops->relu_sums;
   program->folds = !program->training && !plan->options.no_fusion && plan->backend->ops->folds;
+  program->norm_adds = program->training && !plan->options.no_fusion && plan->backend->ops->norm_adds;
   program->dtype = plan->options.dtype;
   program->scaled = program->training && program->dtype == LS_F16;
   program->batch = plan->options.batch;

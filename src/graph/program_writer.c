@@ -2,7 +2,8 @@
 //
 // Fusion: a plain ReLU whose input nobody else reads becomes part of the layer before it (convolution, fully connected,
 // batch norm, add), if that is the layer it reads. Gradient pruning: what lies before the first parameter gets no
-// gradient; the image never does. Inference folds batch norms and residual sums into convolutions, where the backend can. Where an output feeds several layers, its gradients are summed in the order of those
+// gradient; the image never does. Inference folds batch norms and residual sums into convolutions, training residual sums
+// into batch norms, where the backend can. Where an output feeds several layers, its gradients are summed in the order of those
 // layers, one fixed order for every run.
 #include <stdlib.h>
 
@@ -33,7 +34,7 @@ static void mark(struct writer *w, bool no_fusion) {
     int before = layer->input[0];
     w->instances[i].layer = layer;
     w->instances[i].op = -1;
-    w->instances[i].addend = LS_NO_LAYER;
+    w->instances[i].addend = w->instances[i].added = LS_NO_LAYER;
     if (no_fusion || layer->message->type_case != LOCKSTEP__V1__LAYER__TYPE_RELU || before < 0) continue;
     if (w->readers[before] == 1 && w->graph->layers[before].type->can_fuse_relu) {
       w->instances[before].relu = true;
@@ -90,6 +91,28 @@ static void mark_folds(struct writer *w) {
   }
 }
 
+static bool can_add(const struct writer *w, int norm) {
+  return norm >= 0 && w->readers[norm] == 1 && !w->instances[norm].relu &&
+         w->graph->layers[norm].message->type_case == LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM;
+}
+
+// Training: a sum of two, one of them a batch norm's output that nobody else reads, becomes part of that batch norm (of two,
+// the later one), with the ReLU behind it. It runs where the sum stands, as in inference.
+static void mark_norm_adds(struct writer *w) {
+  for (int i = 0; i < w->graph->layer_count; i++) {
+    struct ls_layer_instance *add = &w->instances[i];
+    const int *input = add->layer->input;
+    if (add->layer->message->type_case != LOCKSTEP__V1__LAYER__TYPE_ADD || add->layer->inputs != 2) continue;
+    int which = input[1] > input[0];
+    if (!can_add(w, input[which])) which = !which;
+    if (!can_add(w, input[which]) || input[!which] < 0 || input[0] == input[1]) continue;
+    add->fused = true;
+    add->fused_input = which;
+    w->instances[input[which]].added = input[!which];
+    w->instances[input[which]].sum_relu = add->relu;
+  }
+}
+
 // The operations that compute folded weights and biases: behind the forward pass, run once for many of its runs.
 static void write_folds(struct writer *w) {
   for (int i = 0; i < w->graph->layer_count; i++) {
@@ -115,6 +138,7 @@ static void write_layer(struct writer *w, int i, int image) {
     instance->x[j] = source < 0 ? image : w->instances[source].y;
   }
   if (instance->addend != LS_NO_LAYER) instance->addend_value = w->instances[instance->addend].y;
+  if (instance->added != LS_NO_LAYER) instance->added_value = w->instances[instance->added].y;
   instance->layer->type->forward(instance, w->program);
 }
 
@@ -132,8 +156,12 @@ static void write_forward(struct writer *w) {
   for (int i = 0; i < w->graph->layer_count; i++) {
     struct ls_layer_instance *instance = &w->instances[i];
     bool add = instance->layer->message->type_case == LOCKSTEP__V1__LAYER__TYPE_ADD;
-    if (instance->addend != LS_NO_LAYER) continue;  // written where its sum stands
-    if (add && instance->fused) write_summing_convolution(w, instance->layer->input[instance->fused_input], image);
+    if (instance->addend != LS_NO_LAYER || instance->added != LS_NO_LAYER) continue;  // written where its sum stands
+    int summand = add && instance->fused ? instance->layer->input[instance->fused_input] : LS_NO_LAYER;
+    if (summand != LS_NO_LAYER && w->program->training)
+      write_layer(w, summand, image);
+    else if (summand != LS_NO_LAYER)
+      write_summing_convolution(w, summand, image);
     write_layer(w, i, image);
   }
   w->program->forward_count = w->program->op_count;
@@ -195,6 +223,7 @@ ls_status ls_graph_write_program(const struct ls_graph *graph, struct ls_program
     goto done;
   }
   if (program->folds) mark_folds(&w);
+  if (program->norm_adds) mark_norm_adds(&w);
   write_forward(&w);
   if (program->training) write_backward(&w);
   if (program->folds) write_folds(&w);

@@ -15,7 +15,7 @@ static ls_status infer(struct ls_layer *layer, struct ls_error *err) {
 }
 
 static void forward(struct ls_layer_instance *i, struct ls_program *program) {
-  if (i->fused) {  // inference: part of a convolution
+  if (i->fused) {  // inference: part of a convolution; training: of a batch norm
     i->y = i->x[i->fused_input];
     return;
   }

@@ -36,8 +36,14 @@ static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   }
   i->statistics[0] = ls_layer_gradient(i, program, MEAN);
   i->statistics[1] = ls_layer_gradient(i, program, VARIANCE);
-  i->op = ls_program_add(program, LS_OP_BN_FORWARD_TRAIN, i->layer->number, 3, 3,
-                         (int[]){i->x[0], gamma, beta, i->y, i->statistics[0], i->statistics[1]}, &a);
+  a.has_addend = i->added != LS_NO_LAYER;
+  a.relu |= i->sum_relu;
+  int values[7] = {i->x[0], gamma, beta}, count = 3;
+  if (a.has_addend) values[count++] = i->added_value;
+  values[count] = i->y;
+  values[count + 1] = i->statistics[0];
+  values[count + 2] = i->statistics[1];
+  i->op = ls_program_add(program, LS_OP_BN_FORWARD_TRAIN, i->layer->number, count, 3, values, &a);
 }
 
 static void backward(struct ls_layer_instance *i, struct ls_program *program, int dy, int *dx) {

@@ -64,6 +64,10 @@ struct ls_layer_instance {
   int addend;  // layer
   int addend_value;
   int folded_weight, folded_bias;
+  // Training, batch norms: what is added to the result before `sum_relu`, instead of by the sum behind it.
+  int added;  // layer; LS_NO_LAYER: nothing
+  int added_value;
+  bool sum_relu;
   int x[LS_LAYER_MAX_INPUTS];  // values
   int y;
   int op;             // index of the forward operation

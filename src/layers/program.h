@@ -45,6 +45,7 @@ struct ls_program {
   bool factors;    // gradients of large fully connected layers are left as factors (plan.h)
   bool relu_sums;  // the backend's ReLU backward sums the gradients itself
   bool folds;      // inference on a backend with LS_OP_BN_FOLD
+  bool norm_adds;  // training on a backend whose batch norm adds and then has the ReLU
   enum ls_dtype dtype;
   int64_t batch;
   float loss_scale;  // 1 / images of the global batch

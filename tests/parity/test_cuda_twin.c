@@ -125,6 +125,47 @@ static void test_same_bits(void **state) {
   }
 }
 
+static int count_lines(const char *text, const char *begin, const char *with) {
+  int count = 0;
+  for (const char *line = text; *line; line = strchr(line, '\n') + 1) {
+    const char *found = strstr(line, with);
+    count += strncmp(line, begin, strlen(begin)) == 0 && found && found < strchr(line, '\n');
+  }
+  return count;
+}
+
+// Training: a residual block's sum and ReLU are part of its batch norm, gradients are summed where the ReLU is undone.
+static void test_fusion(void **state) {
+  (void)state;
+  struct ls_backend backend;
+  struct ls_graph *graph;
+  struct ls_plan *plan;
+  char *text = NULL;
+  size_t size = 0;
+  for (int i = 0; i < NET_CASES; i++) {
+    if (strcmp(net_cases[i].name, "residual") != 0) continue;
+    net *network = net_cases[i].make(8, 8, 8);
+    struct ls_plan_options options = {.batch = 2, .training = true, .dtype = LS_BF16, .loss_images = 2};
+    ENGINE_TRY(ls_graph_build(network, &graph, err));
+    ENGINE_TRY(ls_backend_cuda_twin()->open(0, &backend, err));
+    ENGINE_TRY(ls_plan_build(graph, &backend, &options, &plan, err));
+    FILE *out = open_memstream(&text, &size);
+    ls_plan_print(plan, out);
+    fclose(out);
+    assert_int_equal(count_lines(text, "forward", " add "), 0);
+    assert_int_equal(count_lines(text, "forward", " relu_forward "), 0);
+    assert_int_equal(count_lines(text, "forward", " bn_forward "), 5);
+    assert_int_equal(count_lines(text, "backward", " add "), 1);  // before the first batch norm, which has its own ReLU
+    assert_int_equal(count_lines(text, "backward", " relu_backward "), 2);
+    ls_plan_free(plan);
+    backend.ops->close(&backend);
+    ls_graph_free(graph);
+    lockstep__v1__network__free_unpacked(network, NULL);
+  }
+  assert_non_null(text);
+  free(text);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_image),
                                      cmocka_unit_test(test_three_images),
@@ -137,6 +178,7 @@ int main(void) {
                                      cmocka_unit_test(test_bfloat16),
                                      cmocka_unit_test(test_float16),
                                      cmocka_unit_test(test_tf32),
-                                     cmocka_unit_test(test_same_bits)};
+                                     cmocka_unit_test(test_same_bits),
+                                     cmocka_unit_test(test_fusion)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

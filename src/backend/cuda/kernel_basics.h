@@ -103,6 +103,27 @@ LS_BODY void ls_put(void *memory, enum ls_dtype dtype, int64_t i, float value) {
   }
 }
 
+#ifdef __CUDACC__
+// Two 16-bit values in a word; in registers, which an array of them would leave.
+LS_BODY void ls_split(unsigned word, enum ls_dtype dtype, float *v) {
+  if (dtype == LS_BF16) {
+    v[0] = __uint_as_float(word << 16);
+    v[1] = __uint_as_float(word & 0xffff0000u);
+  } else {
+    v[0] = __half2float(__ushort_as_half((unsigned short)(word & 0xffffu)));
+    v[1] = __half2float(__ushort_as_half((unsigned short)(word >> 16)));
+  }
+}
+
+LS_BODY unsigned ls_join(enum ls_dtype dtype, const float *v) {
+  if (dtype == LS_BF16) {
+    return (unsigned)__bfloat16_as_ushort(__float2bfloat16_rn(v[1])) << 16 |
+           __bfloat16_as_ushort(__float2bfloat16_rn(v[0]));
+  }
+  return (unsigned)__half_as_ushort(__float2half_rn(v[1])) << 16 | __half_as_ushort(__float2half_rn(v[0]));
+}
+#endif
+
 // Group `group` of a row of n values: how many it has, LS_GROUP but for the last.
 LS_BODY int ls_group_size(int64_t n, int64_t group) {
   int64_t rest = n - group * LS_GROUP;
@@ -123,9 +144,8 @@ LS_BODY void ls_get_group(const void *memory, enum ls_dtype dtype, int64_t group
   }
   if (whole && (dtype == LS_F16 || dtype == LS_BF16)) {
     uint4 word = *(const uint4 *)((const uint16_t *)memory + at);
-    uint16_t half[LS_GROUP];
-    memcpy(half, &word, sizeof half);
-    LS_UNROLL for (int j = 0; j < LS_GROUP; j++) v[j] = ls_get(&half[j], dtype, 0);
+    ls_split(word.x, dtype, v), ls_split(word.y, dtype, v + 2);
+    ls_split(word.z, dtype, v + 4), ls_split(word.w, dtype, v + 6);
     return;
   }
 #endif
@@ -143,11 +163,8 @@ LS_BODY void ls_put_group(void *memory, enum ls_dtype dtype, int64_t group, int 
     return;
   }
   if (whole && (dtype == LS_F16 || dtype == LS_BF16)) {
-    uint16_t half[LS_GROUP];
-    LS_UNROLL for (int j = 0; j < LS_GROUP; j++) ls_put(&half[j], dtype, 0, v[j]);
-    uint4 word;
-    memcpy(&word, half, sizeof word);
-    *(uint4 *)((uint16_t *)memory + at) = word;
+    *(uint4 *)((uint16_t *)memory + at) =
+        make_uint4(ls_join(dtype, v), ls_join(dtype, v + 2), ls_join(dtype, v + 4), ls_join(dtype, v + 6));
     return;
   }
 #endif

@@ -29,11 +29,12 @@ LS_BODY void ls_body_add(const struct ls_k_add *k, int64_t i) {
   ls_put_group(k->y, k->dtype, i, size, sum);
 }
 
-// Forward: to = from, times slope where negative; NaN passes. Backward (sign: the forward output): to = from where sign is
-// positive, else times slope.
+// Forward: to = from, times slope where negative; NaN passes. Backward (sign: the forward output): to = the sum of all from
+// in their order where sign is positive, else times slope.
 struct ls_k_relu {
-  const void *from, *sign;
+  const void *from[LS_ADD_MAX], *sign;
   void *to;
+  int inputs;
   float slope;
   enum ls_dtype dtype;
   int64_t n;
@@ -42,16 +43,20 @@ struct ls_k_relu {
 LS_BODY void ls_body_relu_forward(const struct ls_k_relu *k, int64_t i) {
   int size = ls_group_size(k->n, i);
   float v[LS_GROUP];
-  ls_get_group(k->from, k->dtype, i, size, v);
+  ls_get_group(k->from[0], k->dtype, i, size, v);
   LS_UNROLL for (int l = 0; l < LS_GROUP; l++) v[l] = v[l] < 0 ? k->slope * v[l] : v[l];
   ls_put_group(k->to, k->dtype, i, size, v);
 }
 
 LS_BODY void ls_body_relu_backward(const struct ls_k_relu *k, int64_t i) {
   int size = ls_group_size(k->n, i);
-  float v[LS_GROUP], sign[LS_GROUP];
-  ls_get_group(k->from, k->dtype, i, size, v);
+  float v[LS_GROUP], more[LS_GROUP], sign[LS_GROUP];
+  ls_get_group(k->from[0], k->dtype, i, size, v);
   ls_get_group(k->sign, k->dtype, i, size, sign);
+  for (int j = 1; j < k->inputs; j++) {
+    ls_get_group(k->from[j], k->dtype, i, size, more);
+    LS_UNROLL for (int l = 0; l < LS_GROUP; l++) v[l] += more[l];
+  }
   LS_UNROLL for (int l = 0; l < LS_GROUP; l++) v[l] = sign[l] > 0 ? v[l] : k->slope * v[l];
   ls_put_group(k->to, k->dtype, i, size, v);
 }

@@ -20,12 +20,13 @@ static ls_status run_relu(struct cuda_context *context, struct ls_op *op, struct
                           const struct ls_op_args *args, struct ls_error *err) {
   bool forward = op->desc.kind == LS_OP_RELU_FORWARD;
   void *const *t = args->tensor;
-  struct ls_k_relu k = {.from = t[forward ? 0 : 1],
-                        .sign = t[0],
-                        .to = t[forward ? 1 : 2],
+  struct ls_k_relu k = {.sign = t[0],
+                        .to = t[op->desc.inputs],
+                        .inputs = forward ? 1 : op->desc.inputs - 1,
                         .slope = op->desc.attributes.slope,
                         .dtype = op->desc.tensor[0].dtype,
                         .n = elements(op, 0)};
+  for (int i = 0; i < k.inputs; i++) k.from[i] = t[forward ? i : i + 1];
   if (forward) return CUDA_LAUNCH(context, stream, relu_forward, cuda_groups(k.n), &k, err);
   return CUDA_LAUNCH(context, stream, relu_backward, cuda_groups(k.n), &k, err);
 }

@@ -46,12 +46,15 @@ static ls_status run_train(struct cuda_context *context, struct ls_op *op, struc
   void *const *p = args->tensor;
   float *inverse = args->workspace, *partial = args->scratch;
   struct ls_k_moments k = {p[0], partial, partial + r->rows[1] * c, t->dtype, c, r->rows[0], r->run[0]};
-  LS_TRY(moments(context, stream, r, &k, p[4], p[5], inverse, op->desc.attributes.epsilon, err));
+  bool adds = op->desc.attributes.has_addend;
+  void *const *out = p + op->desc.inputs;
+  LS_TRY(moments(context, stream, r, &k, out[1], out[2], inverse, op->desc.attributes.epsilon, err));
   struct ls_k_normalise y = {.x = p[0],
-                             .y = p[3],
+                             .z = adds ? p[3] : NULL,
+                             .y = out[0],
                              .gamma = p[1],
                              .beta = p[2],
-                             .mean = p[4],
+                             .mean = out[1],
                              .inverse = inverse,
                              .dtype = t->dtype,
                              .c = c,

@@ -292,6 +292,8 @@ static void make_ops(void) {
   ops = *ls_backend_reference();  // whose memory is the host's too
   ops.name = "cuda twin";
   ops.folds = true;
+  ops.relu_sums = true;
+  ops.norm_adds = true;
   ops.device = &device_ops;
   ops.devices = devices;
   ops.open = open_context;

@@ -249,6 +249,8 @@ static ls_status from_canonical(struct ls_backend *backend, const struct ls_tens
 const struct ls_backend_ops *ls_backend_cuda(void) {
   static const struct ls_backend_ops ops = {.name = "cuda",
                                             .folds = true,
+                                            .relu_sums = true,
+                                            .norm_adds = true,
                                             .device = &device_work,
                                             .devices = devices,
                                             .open = open_context,
