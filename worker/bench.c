@@ -113,6 +113,7 @@ static void summarise(const struct bench *b, struct ls_bench_result *result) {
   result->images_per_s = (double)t->batch / result->step_ms * 1000;
   result->input_wait = (double)wait_ns * 1e-6 / (total_ms * t->workers);
   result->peak_rss_bytes = peak_rss_bytes();
+  if (t->devices) result->device_memory_bytes = atomic_load(&t->device_bytes) / (unsigned)t->devices;
   struct ls_device_info info = {.description = "cpu"};
   int devices = 0;
   if (t->devices) t->ops->devices(&info, 1, &devices, NULL);

@@ -29,6 +29,7 @@ struct ls_bench_result {
   double step_ms, step_ms_low, step_ms_high;  // median, 10th and 90th percentile
   double input_wait;                          // share of the step that workers waited for data, 0 to 1
   uint64_t peak_rss_bytes;
+  uint64_t device_memory_bytes;  // allocated on each GPU, without what the driver takes; 0 on cores
   unsigned workers, shards;
   char device[112];  // what the first worker ran on: the GPU's model; "cpu" for cores
   // After training: over all parameters. The same for the same network, batch, steps and shards on any number of devices;

@@ -20,6 +20,7 @@ static ls_status allocate(struct worker *w, enum ls_memory kind, size_t bytes, v
   void *got = NULL;
   LS_TRY(w->backend.ops->allocate(&w->backend, kind, bytes, &got, err));
   memcpy(memory, &got, sizeof got);
+  if (kind == LS_MEMORY_DEVICE) atomic_fetch_add(&w->trainer->device_bytes, bytes);
   return LS_OK;
 }
 

@@ -83,6 +83,7 @@ struct trainer {
   struct ls_choices *choices;  // of kernels, by measuring; devices only
   bool fast;                   // results may differ from run to run
   struct device_slabs *slabs;  // [devices]
+  atomic_ullong device_bytes;  // allocated on all of them
   struct apart apart;
   enum ls_dtype dtype;  // of activations and their gradients
   bool tf32;

@@ -24,13 +24,14 @@ static void print_result(const struct options *options, const char *model, const
     printf(
         "{\"model\": %s, \"batch\": %llu, \"steps\": %llu, \"inference\": %s, \"images_per_s\": %.6g, "
         "\"step_ms\": %.6g, \"step_ms_low\": %.6g, \"step_ms_high\": %.6g, \"input_wait\": %.6g, "
-        "\"peak_rss_bytes\": %llu, \"workers\": %u, \"shards\": %u, \"device\": \"%s\", \"precision\": \"%s\", "
+        "\"peak_rss_bytes\": %llu, \"device_memory_bytes\": %llu, \"workers\": %u, \"shards\": %u, \"device\": \"%s\", "
+        "\"precision\": \"%s\", "
         "\"parameters_sha256\": \"%s\"}\n",
         ls_string_text(&name), (unsigned long long)options->batch, (unsigned long long)options->steps,
         options->inference ? "true" : "false", result->images_per_s, result->step_ms, result->step_ms_low,
-        result->step_ms_high, result->input_wait, (unsigned long long)result->peak_rss_bytes, result->workers,
-        result->shards, result->device, options->precision ? options->precision : precisions[0],
-        result->parameters_sha256);
+        result->step_ms_high, result->input_wait, (unsigned long long)result->peak_rss_bytes,
+        (unsigned long long)result->device_memory_bytes, result->workers, result->shards, result->device,
+        options->precision ? options->precision : precisions[0], result->parameters_sha256);
     ls_string_release(&name);
     return;
   }
@@ -43,6 +44,8 @@ static void print_result(const struct options *options, const char *model, const
          result->step_ms_high);
   printf("input_wait      %.2f %%\n", result->input_wait * 100);
   printf("peak_rss_bytes  %s\n", ls_format_bytes(text, (double)result->peak_rss_bytes));
+  if (result->device_memory_bytes)
+    printf("device_memory_bytes  %s\n", ls_format_bytes(text, (double)result->device_memory_bytes));
 }
 
 // 1 and up; 0: not one of them.

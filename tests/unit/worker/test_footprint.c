@@ -119,6 +119,9 @@ static void test_gpu_is_what_the_trainer_takes(void **state) {
                      (uint64_t)t->gradient_floats * sizeof(float) * (uint64_t)ls_tree_buffers(t->shards_each));
     assert_int_equal(bytes[LS_FOOTPRINT_ACTIVATIONS] + bytes[LS_FOOTPRINT_SCRATCH] + bytes[LS_FOOTPRINT_EVALUATION],
                      t->worker[0].activation_bytes + ls_plan_folded_bytes(t->worker[0].evaluation_plan));
+    // All of it but the step's few numbers.
+    uint64_t taken = atomic_load(&t->device_bytes) / devices;
+    assert_in_range(taken, f[devices - 1].total_bytes, f[devices - 1].total_bytes + 4096);
     trainer_free(t);
   }
   assert_true(f[1].total_bytes < f[0].total_bytes);

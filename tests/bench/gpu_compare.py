@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Ours and PyTorch in turn on one GPU: the work of tests/bench/gpu.sh (which see).
+
+For each case the better of the two 16-bit types of each side is chosen by one run, and for PyTorch the best of
+torch.compile's modes; then pairs of measurements follow in turn, both processes on the same GPU. PyTorch's stays between
+its measurements, so that it compiles once; its images lie on the GPU, ours travel there in every step.
+"""
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# network, batch, bar, stretch (both: images/s of ours over PyTorch's), images/s to stretch for (0: none)
+CASES = [
+    ("resnet50", 256, 1.0, 1.3, 7000),
+    ("resnet50", 32, 1.2, None, 4500),
+    ("vgg16", 256, 1.0, None, 0),
+    ("alexnet-torchvision", 256, 1.0, None, 0),
+    ("resnet20", 256, 2.0, 4.0, 0),
+]
+MEMORY_BAR, MEMORY_STRETCH = 0.8, 0.6  # ours over PyTorch's max_memory_allocated
+HALF = ("bfloat16", "float16")
+
+
+def default_program():
+    beside = os.path.join(HERE, "..", "bin", "lockstep")  # in a packed folder
+    tree = os.path.join(HERE, "..", "..", "build", "bin", "lockstep")
+    return os.environ.get("LOCKSTEP") or os.path.normpath(beside if os.path.exists(beside) else tree)
+
+
+class Failed(Exception):
+    pass
+
+
+def ours(args, network, batch, steps, precision):
+    command = [args.lockstep, "bench", network, "--batch", str(batch), "--steps", str(steps), "--devices", "1", "--shards",
+               "1", "--kind", args.kind, "--precision", precision, "-o", "json"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise Failed(f"{' '.join(command)}: exit code {result.returncode}: {result.stderr.strip()[-400:]}")
+    return json.loads(result.stdout)
+
+
+class Peer:
+    """A PyTorch process that measures when asked to."""
+
+    def __init__(self, args, network, batch, precision, mode):
+        self.name = f"{precision}, {mode}"
+        self.process = subprocess.Popen(
+            [sys.executable, os.path.join(HERE, "torch_gpu.py"), network, "--batch", str(batch), "--precision", precision,
+             "--mode", mode, "--device", "cuda" if args.kind == "gpu" else "cpu"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.about = self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if line:
+            return json.loads(line)
+        text = self.process.stderr.read().strip()
+        self.process.wait()
+        raise Failed(f"PyTorch ({self.name}): {text[-400:]}")
+
+    def measure(self, steps):
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def end(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+def steps_for(args, images_per_s, batch):
+    return max(5, round(args.seconds * images_per_s / batch))
+
+
+def best_peer(args, network, batch):
+    """The fastest of PyTorch's ways; those that do not run here are named."""
+    best, best_rate = None, 0
+    for precision in args.precisions:
+        for mode in args.modes:
+            peer = None
+            try:
+                peer = Peer(args, network, batch, precision, mode)
+                rate = peer.measure(steps_for(args, peer.measure(5)["images_per_s"], batch))["images_per_s"]
+            except Failed as error:
+                print(f"  {network} {batch}: {error}", file=sys.stderr, flush=True)
+                if peer:
+                    peer.end()
+                continue
+            if rate > best_rate:
+                best, peer, best_rate = peer, best, rate
+            if peer:
+                peer.end()
+    if not best:
+        raise Failed("PyTorch runs in none of its ways")
+    return best
+
+
+def best_of_ours(args, network, batch):
+    tried = {}
+    for precision in args.precisions:
+        short = ours(args, network, batch, 10, precision)["images_per_s"]  # chooses kernels, too
+        tried[precision] = ours(args, network, batch, steps_for(args, short, batch), precision)["images_per_s"]
+    return max(tried, key=tried.get), max(tried.values())
+
+
+def compare(args, case):
+    network, batch, bar, stretch, rate = case
+    precision, expected = best_of_ours(args, network, batch)
+    peer = best_peer(args, network, batch)
+    pairs = []
+    try:
+        for pair in range(args.pairs):
+            steps = steps_for(args, expected, batch)
+            first = ours(args, network, batch, steps, precision) if pair % 2 == 0 else None
+            other = peer.measure(steps)
+            pairs.append((first or ours(args, network, batch, steps, precision), other))
+    finally:
+        peer.end()
+    ratios = [own["images_per_s"] / other["images_per_s"] for own, other in pairs]
+    memory = [own["device_memory_bytes"] / other["device_memory_bytes"] for own, other in pairs
+              if other["device_memory_bytes"]]
+    return {"network": network, "batch": batch, "bar": bar, "stretch": stretch, "rate": rate, "precision": precision,
+            "peer": peer.name, "ours": statistics.median(own["images_per_s"] for own, _ in pairs),
+            "torch": statistics.median(other["images_per_s"] for _, other in pairs), "ratio": statistics.median(ratios),
+            "lowest": min(ratios), "highest": max(ratios), "memory": statistics.median(memory) if memory else None,
+            "own_memory": pairs[0][0]["device_memory_bytes"], "device": pairs[0][0]["device"], "about": peer.about}
+
+
+def verdict(row):
+    if row["ratio"] < row["bar"]:
+        return "missed"
+    reached = row["stretch"] and row["ratio"] >= row["stretch"] or row["rate"] and row["ours"] >= row["rate"]
+    return "met, stretch reached" if reached else "met"
+
+
+def text_of(row):
+    memory = f"{row['memory']:.2f}x" if row["memory"] else "-"
+    return (f"{row['network']:<20} {row['batch']:>5}  {row['ours']:>9.1f} ({row['precision']})  {row['torch']:>9.1f} "
+            f"({row['peer']})  {row['ratio']:>5.2f}x ({row['lowest']:.2f}-{row['highest']:.2f})  memory {memory}  "
+            f"bar {row['bar']:.2f}x {verdict(row)}")
+
+
+def driver():
+    try:
+        found = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True,
+                               text=True)
+        return found.stdout.split("\n")[0].strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def commit():
+    manifest = os.path.join(HERE, "..", "MANIFEST")
+    if os.path.exists(manifest):
+        with open(manifest, encoding="utf-8") as file:
+            return file.readline().split()[-1][:7]
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+def record(args, rows):
+    """Appends a table to RESULTS.md beside this file, and to $OUT where that is set."""
+    lines = [f"\n## {datetime.date.today()}: {rows[0]['device']}, driver {driver()}, commit {commit()}\n",
+             f"`tests/bench/gpu.sh {' '.join(sys.argv[1:])}`; PyTorch {rows[0]['about']['version']}, cuDNN "
+             f"{rows[0]['about']['cudnn']}.\n",
+             "| network | batch | images/s | PyTorch images/s | ratio | device memory, ours / PyTorch | bar |",
+             "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        memory = f"{r['memory']:.2f} ({r['own_memory'] / 2**20:.0f} MiB)" if r["memory"] else "-"
+        lines.append(f"| {r['network']} | {r['batch']} | {r['ours']:.1f} ({r['precision']}) | {r['torch']:.1f} ({r['peer']}) | "
+                     f"**{r['ratio']:.2f}** ({r['lowest']:.2f}–{r['highest']:.2f}) | {memory} | {r['bar']:.1f} {verdict(r)} |")
+    for folder in {args.results or HERE, os.environ.get("OUT") or args.results or HERE}:
+        with open(os.path.join(folder, "RESULTS.md"), "a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="gpu.sh", description="Lockstep and PyTorch in turn on one GPU.")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2, help="length of one measurement")
+    parser.add_argument("--only", action="append", help="NETWORK, or NETWORK:BATCH; may be repeated")
+    parser.add_argument("--precisions", default=",".join(HALF), help="of which the best counts, on each side")
+    parser.add_argument("--modes", default="default,reduce-overhead", help="of torch.compile, or eager; the best counts")
+    parser.add_argument("--record", action="store_true", help="append a table to RESULTS.md")
+    parser.add_argument("--results", help="the folder of RESULTS.md (that of this script)")
+    parser.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
+    parser.add_argument("--kind", choices=("gpu", "cpu"), default=os.environ.get("LOCKSTEP_KIND", "gpu"),
+                        help="cpu: to try this script")
+    parser.add_argument("--lockstep", default=default_program())
+    args = parser.parse_args()
+    args.precisions, args.modes = args.precisions.split(","), args.modes.split(",")
+    wanted = [c for c in CASES if not args.only or c[0] in args.only or f"{c[0]}:{c[1]}" in args.only]
+    if not wanted:
+        parser.error(f"no such case (known: {', '.join(f'{c[0]}:{c[1]}' for c in CASES)})")
+    rows, failed = [], False
+    for case in wanted:
+        try:
+            rows.append(compare(args, case))
+            print(text_of(rows[-1]), flush=True)
+        except (Failed, ValueError, KeyError) as error:
+            failed = True
+            print(f"{case[0]:<20} {case[1]:>5}  could not be measured: {error}", flush=True)
+    memory = [r["memory"] for r in rows if r["memory"]]
+    if memory:
+        print(f"device memory at most {max(memory):.2f}x PyTorch's: bar {MEMORY_BAR}, stretch {MEMORY_STRETCH}")
+    if args.record and rows:
+        record(args, rows)
+    missed = [r for r in rows if r["ratio"] < r["bar"]] or [m for m in memory if m > MEMORY_BAR]
+    sys.exit(1 if failed or (args.check and missed) else 0)
+
+
+if __name__ == "__main__":
+    main()
