@@ -153,7 +153,8 @@ void device_release(struct worker *w) {
   struct device_worker *d = w->device;
   if (!d) return;
   const struct ls_backend_ops *ops = w->backend.ops;
-  if (d->recording) ops->device->recording_free(d->recording);
+  if (d->training.made) ops->device->recording_free(d->training.made);
+  if (d->evaluating.made) ops->device->recording_free(d->evaluating.made);
   for (int i = 0; i < LS_MAX_WORKERS; i++) ls_binding_free(d->evaluation[i]);
   device_separate_release(w);
   void *memory[] = {d->pixels,  d->labels,  d->next_labels, d->input,        d->steps,

@@ -46,9 +46,11 @@ struct device_worker {
   struct device_host *host;
   struct ls_transport *transport;  // devices that do not reach each other (device_apart.c)
   float *staging;                  // ... the others' gradients for its slice
-  struct ls_recording *recording;  // of all its shards' forward and backward passes
-  int runs;
-  bool never_record;
+  struct device_recording {
+    struct ls_recording *made;
+    int runs;
+    bool never;
+  } training, evaluating;        // all its shards' passes
   const struct ls_batch *batch;  // uploaded or on its way; NULL: none
   uint64_t batch_step;
   uint64_t step;  // at work on; worker 0 counts the trainer's on while others still wait

@@ -89,19 +89,21 @@ static ls_status enqueue_shards(struct worker *w, struct ls_error *err) {
                                               err);
 }
 
-// The first step runs directly: libraries load their kernels then. The second is recorded. Where recording fails the
-// steps go on directly, with the same results.
-static ls_status compute_gradients(struct worker *w, struct ls_error *err) {
-  struct device_worker *d = w->device;
+// The first time runs directly: libraries load their kernels then. The second is recorded. Where recording fails it goes on
+// directly, with the same results.
+static ls_status run_recorded(struct worker *w, struct device_recording *r,
+                              ls_status (*enqueue)(struct worker *w, struct ls_error *err), struct ls_error *err) {
   const struct ls_device_ops *ops = w->backend.ops->device;
-  if (d->recording) return ops->replay(&w->backend, d->recording, err);
-  bool record = ops->record_begin && d->runs++ > 0 && !d->never_record && !w->trainer->profile;
-  if (!record || ops->record_begin(&w->backend, NULL) != LS_OK) return enqueue_shards(w, err);
-  ls_status status = enqueue_shards(w, NULL);
-  if (ops->record_end(&w->backend, &d->recording, NULL) == LS_OK && status == LS_OK)
-    return ops->replay(&w->backend, d->recording, err);
-  d->never_record = true;
-  return enqueue_shards(w, err);
+  if (r->made) return ops->replay(&w->backend, r->made, err);
+  bool record = ops->record_begin && r->runs++ > 0 && !r->never && !w->trainer->profile;
+  if (!record || ops->record_begin(&w->backend, NULL) != LS_OK) return enqueue(w, err);
+  ls_status status = enqueue(w, NULL);
+  if (ops->record_end(&w->backend, &r->made, NULL) == LS_OK && status == LS_OK)
+    return ops->replay(&w->backend, r->made, err);
+  if (r->made) ops->recording_free(r->made);
+  r->made = NULL;
+  r->never = true;
+  return enqueue(w, err);
 }
 
 // Worker 0: the metrics of all shards and whether any gradient is out of range, on their way to the host.
@@ -194,7 +196,7 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   size_t bytes = (size_t)t->shards_each * sizeof *d->steps;
   LS_TRY(ops->upload(&w->backend, NULL, d->steps, d->host->steps, bytes, err));
   LS_TRY(make_input(w, err));
-  LS_TRY(compute_gradients(w, err));
+  LS_TRY(run_recorded(w, &d->training, enqueue_shards, err));
   LS_TRY(ops->event_record(&w->backend, d->computed, NULL, err));
   LS_TRY(let_go(w, err));
   device_says(w, LS_WATCH_INPUT);
@@ -214,6 +216,11 @@ ls_status device_train(struct worker *w, struct ls_error *err) {
   return LS_OK;
 }
 
+static ls_status enqueue_evaluation(struct worker *w, struct ls_error *err) {
+  for (int i = 0; i < w->trainer->shards_each; i++) LS_TRY(ls_binding_forward(w->device->evaluation[i], NULL, err));
+  return LS_OK;
+}
+
 // One batch: the sums of this worker's shards go to where all workers' lie.
 static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_error *err) {
   struct trainer *t = w->trainer;
@@ -223,10 +230,11 @@ static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_erro
   int64_t valid = d->batch->valid;
   LS_TRY(make_input(w, err));
   int shards = 0;
-  for (; shards < t->shards_each; shards++) {
-    int shard = w->index * t->shards_each + shards;
-    if (shard * t->shard_batch >= valid) break;  // nothing but filler
-    LS_TRY(ls_binding_forward(d->evaluation[shards], NULL, err));
+  while (shards < t->shards_each && (w->index * t->shards_each + shards) * t->shard_batch < valid) shards++;
+  if (shards == t->shards_each) {
+    LS_TRY(run_recorded(w, &d->evaluating, enqueue_evaluation, err));
+  } else {  // the last batch: nothing but filler behind
+    for (int i = 0; i < shards; i++) LS_TRY(ls_binding_forward(d->evaluation[i], NULL, err));
   }
   size_t bytes = (size_t)t->shards_each * LS_METRICS * sizeof(float);
   LS_TRY(ops->download(&w->backend, NULL, d->host->shard_metrics, d->shard_metrics, bytes, err));

@@ -173,6 +173,30 @@ LS_BODY void ls_put_group(void *memory, enum ls_dtype dtype, int64_t group, int 
   }
 }
 
+// A stretch of channels that one index works on: LS_GROUP of them where they divide c, so that loads are 16 bytes wide; else
+// one. Values beyond the stretch are 0.
+LS_BODY int ls_stretch(int32_t c) { return c % LS_GROUP == 0 ? LS_GROUP : 1; }
+
+LS_BODY void ls_get_stretch(const void *memory, enum ls_dtype dtype, int64_t at, int width, float *v) {
+  if (width == LS_GROUP) {
+    ls_get_group(memory, dtype, at / LS_GROUP, LS_GROUP, v);
+  } else {
+    LS_UNROLL for (int l = 1; l < LS_GROUP; l++) v[l] = 0;
+    v[0] = ls_get(memory, dtype, at);
+  }
+}
+
+LS_BODY void ls_put_stretch_of(void *memory, enum ls_dtype dtype, int64_t at, int width, const float *v) {
+  if (width == LS_GROUP)
+    ls_put_group(memory, dtype, at / LS_GROUP, LS_GROUP, v);
+  else
+    ls_put(memory, dtype, at, v[0]);
+}
+
+LS_BODY void ls_put_stretch(float *memory, int64_t at, int width, const float *v) {
+  ls_put_stretch_of(memory, LS_F32, at, width, v);
+}
+
 // ---- lanes: a kernel of rows gives each row to 32 lanes, a warp on the device, a loop on the host. A variable of all
 // lanes is an array of LS_LANE_VALUES; LS_LANE_LOOP runs for every lane that this thread is; `ls_lanes_*` combine all of
 // them pairwise, 16 apart, then 8, 4, 2, 1, and every lane gets the same result.

@@ -12,6 +12,7 @@
   X(relu_forward, struct ls_k_relu)            \
   X(relu_backward, struct ls_k_relu)           \
   X(epilogue, struct ls_k_epilogue)            \
+  X(cast, struct ls_k_cast)                    \
   X(reorder, struct ls_k_reorder)              \
   X(dropout, struct ls_k_dropout)              \
   X(update, struct ls_k_update)                \
@@ -27,6 +28,7 @@
   X(bn_backward_sums, struct ls_k_bn_backward) \
   X(bn_backward_data, struct ls_k_bn_backward) \
   X(lrn_forward, struct ls_k_lrn)              \
+  X(lrn_terms, struct ls_k_lrn)                \
   X(lrn_backward, struct ls_k_lrn)             \
   X(pool_forward, struct ls_k_pool)            \
   X(pool_backward, struct ls_k_pool)           \

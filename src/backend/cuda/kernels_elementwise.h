@@ -87,6 +87,21 @@ LS_BODY void ls_body_epilogue(const struct ls_k_epilogue *k, int64_t i) {
   ls_put_group(k->y, k->dtype, i, size, v);
 }
 
+// Between floating types, in the same order. A group an index.
+struct ls_k_cast {
+  const void *from;
+  void *to;
+  enum ls_dtype from_dtype, to_dtype;
+  int64_t n;
+};
+
+LS_BODY void ls_body_cast(const struct ls_k_cast *k, int64_t i) {
+  int size = ls_group_size(k->n, i);
+  float v[LS_GROUP];
+  ls_get_group(k->from, k->from_dtype, i, size, v);
+  ls_put_group(k->to, k->to_dtype, i, size, v);
+}
+
 // Between types and the two orders of [n,c,h,w]: row-major, or channels last. One value of `to` an index.
 struct ls_k_reorder {
   const void *from;

@@ -7,26 +7,6 @@
 
 #include "backend/cuda/kernel_basics.h"
 
-// A stretch of channels that one index works on: LS_GROUP of them where they divide c, so that loads are 16 bytes wide; else
-// one. Values beyond the stretch are 0.
-LS_BODY int ls_stretch(int32_t c) { return c % LS_GROUP == 0 ? LS_GROUP : 1; }
-
-LS_BODY void ls_get_stretch(const void *memory, enum ls_dtype dtype, int64_t at, int width, float *v) {
-  if (width == LS_GROUP) {
-    ls_get_group(memory, dtype, at / LS_GROUP, LS_GROUP, v);
-  } else {
-    LS_UNROLL for (int l = 1; l < LS_GROUP; l++) v[l] = 0;
-    v[0] = ls_get(memory, dtype, at);
-  }
-}
-
-LS_BODY void ls_put_stretch(float *memory, int64_t at, int width, const float *v) {
-  if (width == LS_GROUP)
-    ls_put_group(memory, LS_F32, at / LS_GROUP, LS_GROUP, v);
-  else
-    memory[at] = v[0];
-}
-
 // Which rows of which channels index `i` of a sum over runs of rows works on.
 struct ls_run {
   int64_t first, end;  // rows
@@ -288,11 +268,13 @@ LS_BODY void ls_body_bn_backward_data(const struct ls_k_bn_backward *k, int64_t 
 }
 
 // y = x * base^-beta, base = k + alpha * sum of squares over the channels around; `alpha` is already divided by the size.
-// Backward: dx_c = dy_c base_c^-beta - 2 alpha beta x_c sum over d of dy_d x_d base_d^(-beta-1). One value an index.
+// Backward, first the terms t_d = dy_d x_d base_d^(-beta-1), as powers are dear; then dx_c = dy_c base_c^-beta - 2 alpha
+// beta x_c sum over d of t_d. One value an index.
 struct ls_k_lrn {
   const void *x, *dy;
   void *to;
-  float *base;  // forward in training writes it, backward reads it; else NULL
+  float *base;   // forward in training writes it, backward reads it; else NULL
+  float *terms;  // backward
   enum ls_dtype dtype;
   int32_t c, half;  // channels c-half to c+half
   float alpha, beta, k;
@@ -311,12 +293,16 @@ LS_BODY void ls_body_lrn_forward(const struct ls_k_lrn *k, int64_t i) {
   ls_put(k->to, k->dtype, i, ls_get(k->x, k->dtype, i) * powf(base, -k->beta));
 }
 
+LS_BODY void ls_body_lrn_terms(const struct ls_k_lrn *k, int64_t i) {
+  k->terms[i] = ls_get(k->dy, k->dtype, i) * ls_get(k->x, k->dtype, i) * powf(k->base[i], -k->beta - 1);
+}
+
 LS_BODY void ls_body_lrn_backward(const struct ls_k_lrn *k, int64_t i) {
   int32_t c = (int32_t)(i % k->c);
   float sum = 0;
   for (int32_t d = -k->half; d <= k->half; d++) {
     if (c + d < 0 || c + d >= k->c) continue;
-    sum += ls_get(k->dy, k->dtype, i + d) * ls_get(k->x, k->dtype, i + d) * powf(k->base[i + d], -k->beta - 1);
+    sum += k->terms[i + d];
   }
   float dx = ls_get(k->dy, k->dtype, i) * powf(k->base[i], -k->beta);
   ls_put(k->to, k->dtype, i, dx - 2 * k->alpha * k->beta * ls_get(k->x, k->dtype, i) * sum);

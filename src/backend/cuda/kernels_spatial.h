@@ -1,9 +1,33 @@
-// Kernel bodies: pooling and the option A shortcut, channels last. See kernel_basics.h. One value of the output an index;
-// backward passes gather, in fixed order, so nothing is added to memory that another index adds to.
+// Kernel bodies: pooling and the option A shortcut, channels last. See kernel_basics.h. Pooling: a stretch of channels of the
+// output an index; the shortcut: one value. Backward passes gather, in fixed order, so nothing is added to memory that another
+// index adds to.
 #ifndef LS_BACKEND_CUDA_KERNELS_SPATIAL_H
 #define LS_BACKEND_CUDA_KERNELS_SPATIAL_H
 
 #include "backend/cuda/kernel_basics.h"
+
+// A stretch of channels of one pixel of [n,h,w,c]: what an index of the pooling works on. Tensors have fewer than 2^31 values
+// (lower.c), so 32 bits do for the divisions.
+struct ls_place {
+  int32_t n, h, w, c;
+  int width;
+  int64_t index;  // in the tensor
+};
+
+LS_BODY struct ls_place ls_place_of(int64_t i, int32_t channels, int32_t w, int32_t h) {
+  struct ls_place p;
+  uint32_t rest = (uint32_t)i;
+  p.width = ls_stretch(channels);
+  uint32_t stretches = (uint32_t)(channels / p.width);
+  p.c = (int32_t)(rest % stretches) * p.width;
+  rest /= stretches;
+  p.index = (int64_t)rest * channels + p.c;
+  p.w = (int32_t)(rest % (uint32_t)w);
+  rest /= (uint32_t)w;
+  p.h = (int32_t)(rest % (uint32_t)h);
+  p.n = (int32_t)(rest / (uint32_t)h);
+  return p;
+}
 
 // x [n,h,w,c], y [n,p,q,c]. average 0: maximum; 1: average over positions inside the image; 2: inside image and padding.
 struct ls_k_pool {
@@ -32,26 +56,39 @@ LS_BODY float ls_pool_divisor(const struct ls_k_pool *k, int32_t p, int32_t q) {
 }
 
 // The first of equal maxima wins, in row-major order; a NaN wins for good.
+LS_BODY void ls_pool_take(const float *value, int tap, float *most, int *best, float *sum) {
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    sum[l] += value[l];
+    if (best[l] >= 0 && !(value[l] > most[l]) && !(isnan(value[l]) && !isnan(most[l]))) continue;
+    most[l] = value[l];
+    best[l] = tap;
+  }
+}
+
 LS_BODY void ls_body_pool_forward(const struct ls_k_pool *k, int64_t i) {
-  int32_t c = (int32_t)(i % k->c), q = (int32_t)(i / k->c % k->q), p = (int32_t)(i / k->c / k->q % k->p), best = -1;
-  int64_t n = i / k->c / k->q / k->p;
-  float sum = 0, most = 0;
+  struct ls_place at = ls_place_of(i, k->c, k->q, k->p);
+  int best[LS_GROUP];
+  float sum[LS_GROUP] = {0}, most[LS_GROUP] = {0}, v[LS_GROUP];
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) best[l] = -1;
   for (int32_t r = 0; r < k->kernel[0]; r++) {
-    int32_t row = p * k->stride[0] + r * k->dilation[0] - k->before[0];
+    int32_t row = at.h * k->stride[0] + r * k->dilation[0] - k->before[0];
     if (row < 0 || row >= k->h) continue;
     for (int32_t s = 0; s < k->kernel[1]; s++) {
-      int32_t column = q * k->stride[1] + s * k->dilation[1] - k->before[1];
+      int32_t column = at.w * k->stride[1] + s * k->dilation[1] - k->before[1];
       if (column < 0 || column >= k->w) continue;
-      float value = ls_get(k->from, k->dtype, ((n * k->h + row) * k->w + column) * k->c + c);
-      sum += value;
-      if (best < 0 || value > most || (isnan(value) && !isnan(most))) {
-        most = value;
-        best = r * k->kernel[1] + s;
-      }
+      ls_get_stretch(k->from, k->dtype, (((int64_t)at.n * k->h + row) * k->w + column) * k->c + at.c, at.width, v);
+      ls_pool_take(v, r * k->kernel[1] + s, most, best, sum);
     }
   }
-  ls_put(k->to, k->dtype, i, k->average ? sum / ls_pool_divisor(k, p, q) : most);
-  if (k->where) k->where[i] = (uint16_t)best;
+  if (k->average) {
+    float divisor = ls_pool_divisor(k, at.h, at.w);
+    LS_UNROLL for (int l = 0; l < LS_GROUP; l++) most[l] = sum[l] / divisor;
+  }
+  ls_put_stretch_of(k->to, k->dtype, at.index, at.width, most);
+  if (!k->where) return;
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    if (l < at.width) k->where[at.index + l] = (uint16_t)best[l];
+  }
 }
 
 // Which window (on one axis) has its tap `r` at position `at`; -1: none.
@@ -63,23 +100,24 @@ LS_BODY int32_t ls_pool_window(int32_t at, int32_t r, int32_t stride, int32_t di
 }
 
 LS_BODY void ls_body_pool_backward(const struct ls_k_pool *k, int64_t i) {
-  int32_t c = (int32_t)(i % k->c), w = (int32_t)(i / k->c % k->w), h = (int32_t)(i / k->c / k->w % k->h);
-  int64_t n = i / k->c / k->w / k->h;
-  float sum = 0;
+  struct ls_place to = ls_place_of(i, k->c, k->w, k->h);
+  float sum[LS_GROUP] = {0}, v[LS_GROUP];
   for (int32_t r = k->kernel[0] - 1; r >= 0; r--) {  // windows in ascending order
-    int32_t p = ls_pool_window(h, r, k->stride[0], k->dilation[0], k->before[0], k->p);
+    int32_t p = ls_pool_window(to.h, r, k->stride[0], k->dilation[0], k->before[0], k->p);
     if (p < 0) continue;
     for (int32_t s = k->kernel[1] - 1; s >= 0; s--) {
-      int32_t q = ls_pool_window(w, s, k->stride[1], k->dilation[1], k->before[1], k->q);
+      int32_t q = ls_pool_window(to.w, s, k->stride[1], k->dilation[1], k->before[1], k->q);
       if (q < 0) continue;
-      int64_t at = ((n * k->p + p) * k->q + q) * k->c + c;
-      if (k->average)
-        sum += ls_get(k->from, k->dtype, at) / ls_pool_divisor(k, p, q);
-      else if (k->where[at] == r * k->kernel[1] + s)
-        sum += ls_get(k->from, k->dtype, at);
+      int64_t at = (((int64_t)to.n * k->p + p) * k->q + q) * k->c + to.c;
+      float divisor = k->average ? ls_pool_divisor(k, p, q) : 1;
+      ls_get_stretch(k->from, k->dtype, at, to.width, v);
+      LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+        if (l >= to.width) continue;
+        if (k->average || k->where[at + l] == r * k->kernel[1] + s) sum[l] += v[l] / divisor;
+      }
     }
   }
-  ls_put(k->to, k->dtype, i, sum);
+  ls_put_stretch_of(k->to, k->dtype, to.index, to.width, sum);
 }
 
 // large [n,h,w,c], small [n,p,q,k]: forward small = large at every stride-th pixel, 0 for the channels that large lacks.

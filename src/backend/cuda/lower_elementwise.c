@@ -34,6 +34,11 @@ static ls_status run_relu(struct cuda_context *context, struct ls_op *op, struct
 static ls_status run_reorder(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
                              const struct ls_op_args *args, struct ls_error *err) {
   const struct ls_tensor_desc *from = &op->desc.tensor[0], *to = &op->desc.tensor[1];
+  bool integers = from->dtype == LS_I32 || to->dtype == LS_I32;
+  if (from->layout->channels_last == to->layout->channels_last && !integers) {
+    struct ls_k_cast cast = {args->tensor[0], args->tensor[1], from->dtype, to->dtype, elements(op, 0)};
+    return CUDA_LAUNCH(context, stream, cast, cuda_groups(cast.n), &cast, err);
+  }
   struct ls_k_reorder k = {.from = args->tensor[0],
                            .to = args->tensor[1],
                            .from_dtype = from->dtype,

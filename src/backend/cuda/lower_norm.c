@@ -147,6 +147,7 @@ static ls_status run_lrn(struct cuda_context *context, struct ls_op *op, struct 
                        .dy = forward ? NULL : args->tensor[1],
                        .to = args->tensor[forward ? 1 : 2],
                        .base = a->training || !forward ? args->workspace : NULL,
+                       .terms = forward ? NULL : args->scratch,
                        .dtype = op->desc.tensor[0].dtype,
                        .c = (int32_t)cuda_channels(&op->desc.tensor[0]),
                        .half = (int32_t)(a->lrn_size / 2),
@@ -154,6 +155,7 @@ static ls_status run_lrn(struct cuda_context *context, struct ls_op *op, struct 
                        .beta = a->beta,
                        .k = a->k};
   if (forward) return CUDA_LAUNCH(context, stream, lrn_forward, n, &k, err);
+  LS_TRY(CUDA_LAUNCH(context, stream, lrn_terms, n, &k, err));
   return CUDA_LAUNCH(context, stream, lrn_backward, n, &k, err);
 }
 
@@ -176,7 +178,10 @@ ls_status cuda_lower_norm(struct cuda_context *context, struct ls_op *op, struct
       if (op->desc.attributes.training) op->workspace_bytes = (size_t)n * sizeof(float);
       state->run = run_lrn;
       return LS_OK;
-    case LS_OP_LRN_BACKWARD: state->run = run_lrn; return LS_OK;
+    case LS_OP_LRN_BACKWARD:
+      op->scratch_bytes = (size_t)n * sizeof(float);
+      state->run = run_lrn;
+      return LS_OK;
     default: return LS_UNSUPPORTED;
   }
   state->reduce = ls_reduce_of(n / c, c);

@@ -27,8 +27,9 @@ static ls_status run_pool(struct cuda_context *context, struct ls_op *op, struct
     k.before[i] = (int32_t)a->pad_before[i];
     k.after[i] = (int32_t)a->pad_after[i];
   }
-  if (forward) return CUDA_LAUNCH(context, stream, pool_forward, ls_shape_elements(y), &k, err);
-  return CUDA_LAUNCH(context, stream, pool_backward, ls_shape_elements(x), &k, err);
+  int width = ls_stretch(k.c);
+  if (forward) return CUDA_LAUNCH(context, stream, pool_forward, ls_shape_elements(y) / width, &k, err);
+  return CUDA_LAUNCH(context, stream, pool_backward, ls_shape_elements(x) / width, &k, err);
 }
 
 static ls_status run_shortcut(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
