@@ -31,9 +31,15 @@ ls_status trainer_backend(Lockstep__V1__DeviceKind kind, const struct ls_backend
     return LS_OK;
   }
   if (!asked) return LS_OK;
-  return ls_fail(err, LS_UNSUPPORTED,
-                 "key 'devices.kind': gpu was asked for, but this machine has none that its NVIDIA driver shows; use "
-                 "cpu or auto");
+  struct ls_backend backend = {.ops = NULL};
+  struct ls_error why = LS_ERROR_INIT;
+  if (cuda->open(0, &backend, &why) == LS_OK) {  // it came just now
+    cuda->close(&backend);
+    *devices = 1;
+    *ops = cuda;
+    return LS_OK;
+  }
+  return ls_fail(err, LS_UNSUPPORTED, "key 'devices.kind': gpu was asked for, but %s; use cpu or auto", why.text);
 }
 
 ls_status trainer_check_precision(Lockstep__V1__Precision precision, int devices, struct ls_error *err) {

@@ -102,6 +102,23 @@ static void test_precisions(void **state) {
   }
 }
 
+// Eight shards: on one worker up to a worker for each.
+static void test_eight_workers(void **state) {
+  (void)state;
+  char first[65] = "";
+  for (unsigned workers = 1; workers <= 8; workers *= 2) {
+    char folder[32];
+    snprintf(folder, sizeof folder, "eight-%u", workers);
+    struct ls_train_result result = train(&(struct how){.folder = folder,
+                                                        .setting = "shards=8",
+                                                        .workers = workers,
+                                                        .devices = workers == 8 ? 8 : 1,
+                                                        .backend = ls_backend_cuda_twin()});
+    if (!*first) snprintf(first, sizeof first, "%s", result.parameters_sha256);
+    assert_string_equal(result.parameters_sha256, first);
+  }
+}
+
 // What was measured is recorded in the job's folder before the first step; a resume needs it whole.
 static void test_choices(void **state) {
   (void)state;
@@ -233,7 +250,7 @@ static void test_choice(void **state) {
     assert_true(devices > 0 && ops == ls_backend_cuda());
   } else {
     assert_int_equal(status, LS_UNSUPPORTED);
-    assert_non_null(strstr(err.text, ls_backend_cuda() ? "this machine has none" : "no CUDA backend"));
+    assert_non_null(strstr(err.text, ls_backend_cuda() ? "but no GPU was found" : "no CUDA backend"));
     assert_int_equal(trainer_backend(LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO, &ops, &devices, &err), LS_OK);
     assert_ptr_equal(ops, ls_backend_cpu());
   }
@@ -250,6 +267,7 @@ int main(void) {
                                      cmocka_unit_test(test_stop_and_resume),
                                      cmocka_unit_test(test_ring_of_one),
                                      cmocka_unit_test(test_choices),
+                                     cmocka_unit_test(test_eight_workers),
                                      cmocka_unit_test(test_precisions),
                                      cmocka_unit_test(test_lost_device),
                                      cmocka_unit_test(test_bench),

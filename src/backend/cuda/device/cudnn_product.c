@@ -117,5 +117,8 @@ ls_status device_product_run(struct cuda_context *base, struct ls_stream *stream
     if (cudnnSetStream(context->cudnn, on) != CUDNN_STATUS_SUCCESS)
       return ls_fail(err, LS_INTERNAL, "cuDNN does not take the stream");
   }
-  return graph_run(&product->graph, product->bias ? 4 : 3, uids, pointers, args->scratch, err);
+  ls_status status = graph_run(&product->graph, product->bias ? 4 : 3, uids, pointers, args->scratch, err);
+  // Where the GPU itself has failed, that is the reason, and not what cuDNN makes of it.
+  cudaError_t error = status == LS_OK ? cudaSuccess : cudaPeekAtLastError();
+  return error == cudaSuccess ? status : device_error(error, "running a convolution", err);
 }
