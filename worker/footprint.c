@@ -49,14 +49,17 @@ static void add_worker(const struct ls_plan *plan, const struct ls_plan *evaluat
   }
 }
 
+static unsigned workers_each(const struct ls_footprint_options *o) { return o->workers_each ? o->workers_each : 1; }
+
 static void add_up(const struct ls_graph *graph, const struct ls_footprint_options *o, const struct ls_plan *plan,
                    const struct ls_plan *evaluation, struct ls_footprint *f) {
   struct ls_shape image = ls_graph_input_shape(graph);
   uint64_t images_bytes = (uint64_t)ls_shape_elements(&image), device_images = o->batch / o->devices;
   f->bytes[LS_FOOTPRINT_WEIGHTS] = ls_plan_parameter_bytes(plan);
   f->bytes[LS_FOOTPRINT_MOMENTUM] = ls_plan_learned_bytes(plan);
-  uint64_t shards_each = o->shards / o->devices;
-  for (unsigned i = 0; i < (o->gpu ? 1 : o->devices); i++) {
+  unsigned workers = o->gpu ? workers_each(o) : o->devices;
+  uint64_t shards_each = o->shards / o->devices / workers_each(o);
+  for (unsigned i = 0; i < workers; i++) {
     uint64_t folded = i == 0 && !o->gpu ? ls_plan_folded_bytes(evaluation) : 0;
     add_worker(plan, evaluation, (unsigned)shards_each, o->shards, folded, f);
   }
@@ -67,7 +70,7 @@ static void add_up(const struct ls_graph *graph, const struct ls_footprint_optio
     f->bytes[LS_FOOTPRINT_EVALUATION] += ls_plan_folded_bytes(evaluation);
     // As stored and as the first layer wants them; labels of this batch and the next.
     f->bytes[LS_FOOTPRINT_INPUT] =
-        device_images * (images_bytes + 2 * sizeof(int32_t)) + shards_each * ls_plan_input_bytes(plan);
+        device_images * (images_bytes + 2 * sizeof(int32_t)) + o->shards / o->devices * ls_plan_input_bytes(plan);
   } else {
     f->bytes[LS_FOOTPRINT_INPUT] = RING_BATCHES * o->batch * (images_bytes * sizeof(float) + sizeof(int32_t));
   }
@@ -77,7 +80,7 @@ static void add_up(const struct ls_graph *graph, const struct ls_footprint_optio
 }
 
 static ls_status check(const struct ls_footprint_options *o, struct ls_error *err) {
-  if (o->devices < 1 || o->shards < 1 || o->shards % o->devices)
+  if (o->devices < 1 || o->shards < 1 || o->shards % (o->devices * workers_each(o)))
     return ls_fail(err, LS_INVALID, "%u shards cannot be split over %u devices", o->shards, o->devices);
   if (o->shards > LS_MAX_WORKERS)
     return ls_fail(err, LS_INVALID, "%u shards: allowed are at most %d", o->shards, LS_MAX_WORKERS);
@@ -145,4 +148,24 @@ ls_status ls_footprint_largest_batch(const struct ls_graph *graph, const struct 
   }
   *batch = good * options->shards;
   return LS_OK;
+}
+
+static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }
+
+ls_status ls_footprint_check(const struct ls_graph *graph, const struct ls_footprint_options *options,
+                             uint64_t memory_bytes, struct ls_error *err) {
+  struct ls_footprint f;
+  uint64_t batch = 0;
+  LS_TRY(ls_footprint_predict(graph, options, &f, err));
+  if (f.total_bytes <= memory_bytes) return LS_OK;
+  LS_TRY(ls_footprint_largest_batch(graph, options, memory_bytes, &batch, err));
+  char fits[96] = "not even one image a shard fits";
+  if (batch) snprintf(fits, sizeof fits, "the largest batch that fits is %llu", (unsigned long long)batch);
+  return ls_fail(
+      err, LS_INVALID,
+      "key 'batch_size': %llu images in %u shards take %.1f GiB on each GPU, which has %.1f: %.1f for activations "
+      "and workspaces, %.1f for gradients, %.1f for weights and momentum, %.1f for images; %s",
+      (unsigned long long)options->batch, options->shards, gib(f.total_bytes), gib(memory_bytes),
+      gib(f.bytes[LS_FOOTPRINT_ACTIVATIONS] + f.bytes[LS_FOOTPRINT_SCRATCH]), gib(f.bytes[LS_FOOTPRINT_GRADIENTS]),
+      gib(f.bytes[LS_FOOTPRINT_WEIGHTS] + f.bytes[LS_FOOTPRINT_MOMENTUM]), gib(f.bytes[LS_FOOTPRINT_INPUT]), fits);
 }

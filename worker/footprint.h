@@ -29,6 +29,7 @@ struct ls_footprint_options {
   uint64_t batch;   // images a step, over all devices
   unsigned shards;  // divides the batch
   unsigned devices;
+  unsigned workers_each;  // workers that share a GPU; 0: 1
 };
 
 struct ls_footprint_buffer {
@@ -51,6 +52,10 @@ const char *ls_footprint_key(enum ls_footprint_kind kind);
 
 ls_status ls_footprint_predict(const struct ls_graph *graph, const struct ls_footprint_options *options,
                                struct ls_footprint *footprint, struct ls_error *err);
+// LS_INVALID with a sentence when training takes more than `memory_bytes`: how much, for what, and the largest batch that
+// fits.
+ls_status ls_footprint_check(const struct ls_graph *graph, const struct ls_footprint_options *options,
+                             uint64_t memory_bytes, struct ls_error *err);
 // The largest batch that `memory_bytes` hold, everything else as in `options`; 0: not even one image a shard.
 ls_status ls_footprint_largest_batch(const struct ls_graph *graph, const struct ls_footprint_options *options,
                                      uint64_t memory_bytes, uint64_t *batch, struct ls_error *err);

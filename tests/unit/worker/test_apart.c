@@ -196,8 +196,29 @@ static void test_stuck_rank(void **state) {
   assert_int_equal(failed, 2);
 }
 
+// A job that is too large for the device ends before it has taken anything.
+static ls_status small_devices(struct ls_device_info *info, int capacity, int *count, struct ls_error *err) {
+  (void)err;
+  *count = 1;
+  if (capacity > 0) *info = (struct ls_device_info){.name = "gpu0", .memory_bytes = 64 << 10};
+  return LS_OK;
+}
+
+static void test_too_large(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_train_result result;
+  struct ls_backend_ops small = *ls_backend_cuda_twin();
+  int failed = -1;
+  small.devices = small_devices;
+  struct how how = {"large", NULL, 2, 1, &small};
+  assert_int_equal(train(&how, &result, &failed, &err), LS_INVALID);
+  assert_int_equal(result.exit, LS_EXIT_FAILED);
+  assert_non_null(strstr(err.text, "key 'batch_size': 16 images in 4 shards take 0.0 GiB on each GPU"));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_bits), cmocka_unit_test(test_shared_devices),
-                                     cmocka_unit_test(test_stuck_rank)};
+                                     cmocka_unit_test(test_stuck_rank), cmocka_unit_test(test_too_large)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 //
 #include <cmocka.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "spec/spec.h"
@@ -66,6 +67,19 @@ static struct ls_footprint_options gpus(Lockstep__V1__Precision precision, uint6
                                         unsigned devices) {
   return (struct ls_footprint_options){
       .gpu = true, .precision = precision, .batch = batch, .shards = shards, .devices = devices};
+}
+
+// Workers that share a GPU have weights and momentum once, the rest each.
+static void test_shared_gpu(void **state) {
+  (void)state;
+  load("resnet20");
+  struct ls_footprint_options one = gpus(LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16, 64, 8, 1), four = one;
+  four.workers_each = 4;
+  struct ls_footprint a = predict(&one), b = predict(&four);
+  assert_int_equal(b.bytes[LS_FOOTPRINT_WEIGHTS], a.bytes[LS_FOOTPRINT_WEIGHTS]);
+  assert_int_equal(b.bytes[LS_FOOTPRINT_INPUT], a.bytes[LS_FOOTPRINT_INPUT]);
+  assert_int_equal(b.bytes[LS_FOOTPRINT_ACTIVATIONS], 4 * a.bytes[LS_FOOTPRINT_ACTIVATIONS]);
+  unload();
 }
 
 // Against the plan itself, asked for directly.
@@ -167,6 +181,25 @@ static void test_largest_batch(void **state) {
   unload();
 }
 
+static void test_check(void **state) {
+  (void)state;
+  load("resnet50");
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_footprint_options o = gpus(LOCKSTEP__V1__PRECISION__PRECISION_FLOAT32, 2048, 8, 1);
+  uint64_t batch;
+  char fits[64];
+  assert_int_equal(ls_footprint_check(graph, &o, UINT64_C(80) << 30, &err), LS_OK);
+  assert_int_equal(ls_footprint_check(graph, &o, UINT64_C(8) << 30, &err), LS_INVALID);
+  assert_int_equal(ls_footprint_largest_batch(graph, &o, UINT64_C(8) << 30, &batch, NULL), LS_OK);
+  snprintf(fits, sizeof fits, "; the largest batch that fits is %llu", (unsigned long long)batch);
+  assert_non_null(strstr(err.text, "key 'batch_size': 2048 images in 8 shards take "));
+  assert_non_null(strstr(err.text, " GiB on each GPU, which has 8.0: "));
+  assert_non_null(strstr(err.text, fits));
+  assert_int_equal(ls_footprint_check(graph, &o, 1 << 20, &err), LS_INVALID);
+  assert_non_null(strstr(err.text, "not even one image a shard fits"));
+  unload();
+}
+
 static void refuses(const struct ls_footprint_options *options, const char *says) {
   struct ls_footprint f;
   struct ls_error err = LS_ERROR_INIT;
@@ -193,6 +226,8 @@ int main(void) {
                                      cmocka_unit_test(test_gpu_is_what_the_trainer_takes),
                                      cmocka_unit_test(test_monotone),
                                      cmocka_unit_test(test_largest_batch),
+                                     cmocka_unit_test(test_check),
+                                     cmocka_unit_test(test_shared_gpu),
                                      cmocka_unit_test(test_wrong_questions)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
