@@ -10,6 +10,7 @@
 //
 // Nothing is allocated on this path, and the host waits for the device once a step, at its end.
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "base/clock.h"
 #include "worker/device.h"
@@ -221,6 +222,24 @@ static ls_status enqueue_evaluation(struct worker *w, struct ls_error *err) {
   return LS_OK;
 }
 
+// Several images a sample: the shards' probabilities, to the sums of their samples.
+static ls_status add_views(struct worker *w, int shards, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  const struct device_worker *d = w->device;
+  size_t bytes = (size_t)(t->shard_batch * ls_graph_classes(t->graph)) * sizeof(float);
+  float *p = malloc(bytes);
+  ls_status status = p ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory for probabilities");
+  for (int i = 0; i < shards && status == LS_OK; i++) {
+    // Each shard's pass overwrites what the one before it left, so it runs once more, alone.
+    status = ls_binding_forward(d->evaluation[i], NULL, err);
+    if (status == LS_OK)
+      status = t->ops->download(&w->backend, NULL, p, ls_binding_probabilities(d->evaluation[i]), bytes, err);
+    if (status == LS_OK) worker_add_views(w, d->batch, w->index * t->shards_each + i, p);
+  }
+  free(p);
+  return status;
+}
+
 // One batch: the sums of this worker's shards go to where all workers' lie.
 static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_error *err) {
   struct trainer *t = w->trainer;
@@ -244,7 +263,7 @@ static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_erro
     double *sums = t->evaluation_parts + (index * (uint64_t)t->shards + (uint64_t)shard) * LS_METRICS;
     for (int m = 0; m < LS_METRICS; m++) sums[m] = d->host->shard_metrics[i][m];
   }
-  return LS_OK;
+  return t->view_sums ? add_views(w, shards, err) : LS_OK;
 }
 
 ls_status device_evaluate(struct worker *w, struct ls_error *err) {

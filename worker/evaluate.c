@@ -10,10 +10,9 @@ enum { VIEWS = 10 };
 static const double view_unit = 0x1p40;
 
 // The shard's probabilities go to the sums of their samples, of which other workers may have views too.
-static void add_views(const struct worker *w, const struct ls_batch *batch, int shard) {
+void worker_add_views(const struct worker *w, const struct ls_batch *batch, int shard, const float *p) {
   struct trainer *t = w->trainer;
   int64_t classes = ls_graph_classes(t->graph);
-  const float *p = ls_binding_probabilities(w->evaluation_binding);
   for (int64_t i = shard * t->shard_batch; i < (shard + 1) * t->shard_batch; i++, p += classes) {
     if (batch->labels[i] < 0) continue;
     int64_t sample = ((int64_t)batch->index * t->batch + i) / VIEWS;
@@ -53,7 +52,8 @@ ls_status worker_evaluate(struct worker *w, struct ls_error *err) {
       status = ls_binding_forward(w->evaluation_binding, NULL, err);
       double *sums = t->evaluation_parts + (b * (uint64_t)t->shards + (uint64_t)shard) * LS_METRICS;
       for (int m = 0; m < LS_METRICS; m++) sums[m] = w->evaluation_metrics[m];
-      if (t->view_sums && status == LS_OK) add_views(w, batch, shard);
+      if (t->view_sums && status == LS_OK)
+        worker_add_views(w, batch, shard, ls_binding_probabilities(w->evaluation_binding));
     }
     if (t->loader) ls_loader_done(t->loader, batch);
     if (status != LS_OK) return status;

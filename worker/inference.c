@@ -25,20 +25,21 @@ static void close_model(struct model *m) {
 }
 
 // Job, then a trainer for `batch` images (0: as in the job) in as many shards as in the job, then the parameters.
-static ls_status open_model(const char *path, int64_t batch, unsigned devices, bool use_all_cores, struct model *m,
-                            struct ls_error *err) {
+// `options`: what the trainer runs on.
+static ls_status open_model(const char *path, int64_t batch, unsigned devices, struct trainer_options options,
+                            struct model *m, struct ls_error *err) {
   LS_TRY(ls_checkpoint_read_job(path, &m->job, err));
   LS_TRY(ls_spec_complete_job(m->job, err));
   int shards = (int)m->job->shards, workers;
   if (batch == 0) batch = m->job->batch_size;
   while (batch % shards) shards /= 2;
-  LS_TRY(trainer_worker_count(devices, true, shards, 0, &workers, err));
-  struct trainer_options options = {.network = m->job->network,
-                                    .batch = batch,
-                                    .shards = shards,
-                                    .workers = workers,
-                                    .evaluation = true,
-                                    .use_all_cores = use_all_cores};
+  LS_TRY(trainer_worker_count(devices, true, shards, options.devices, &workers, err));
+  options.network = m->job->network;
+  options.batch = batch;
+  options.shards = shards;
+  options.workers = workers;
+  options.evaluation = true;
+  if (options.devices) options.precision = m->job->precision;
   LS_TRY(trainer_new(&options, m->job, &m->trainer, err));
   LS_TRY(ls_snapshot_new(m->trainer->graph, &m->snapshot, err));
   LS_TRY(ls_checkpoint_read(path, m->snapshot, err));
@@ -47,7 +48,14 @@ static ls_status open_model(const char *path, int64_t batch, unsigned devices, b
 
 static ls_status evaluate(struct model *m, const struct ls_evaluate_options *o, struct ls_evaluate_result *result,
                           struct ls_error *err) {
-  LS_TRY(open_model(o->model, o->batch, o->devices, false, m, err));
+  struct trainer_options options = {.ops = o->backend, .devices = (int)o->backend_devices};
+  Lockstep__V1__DeviceKind kind = o->kind ? o->kind : LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO;
+  if (!o->backend) LS_TRY(trainer_backend(kind, &options.ops, &options.devices, err));
+  char *cache = options.devices ? trainer_choice_cache() : NULL;
+  options.cache = cache;
+  ls_status opened = open_model(o->model, o->batch, o->devices, options, m, err);
+  free(cache);
+  if (opened != LS_OK) return opened;
   const Lockstep__V1__Data *d = m->job->data;
   const char *location = o->data ? o->data : d->validation;
   if (!location || !*location)
@@ -184,7 +192,7 @@ static void rank(const float *probabilities, int64_t classes, const struct ls_da
 
 static ls_status predict(struct model *m, const char *path, const struct ls_predict_image *images, size_t count,
                          struct ls_prediction *predictions, struct ls_error *err) {
-  LS_TRY(open_model(path, 1, 1, true, m, err));
+  LS_TRY(open_model(path, 1, 1, (struct trainer_options){.use_all_cores = true}, m, err));
   const Lockstep__V1__Data *d = m->job->data;
   struct worker *w = &m->trainer->worker[0];
   struct ls_shape in = ls_graph_input_shape(m->trainer->graph);

@@ -9,14 +9,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/backend.h"
 #include "base/error.h"
+#include "lockstep/v1/job.pb-c.h"
 
 struct ls_evaluate_options {
-  const char *model;  // checkpoint file
-  const char *data;   // "FILE.h5:/group"; NULL: the job's validation data
-  unsigned batch;     // images a run; 0: chosen
-  unsigned devices;   // 0: one a core
-  bool ten_crop;      // mean probabilities of the corners, the centre and their mirrors (the AlexNet paper's way)
+  const char *model;              // checkpoint file
+  const char *data;               // "FILE.h5:/group"; NULL: the job's validation data
+  unsigned batch;                 // images a run; 0: chosen
+  unsigned devices;               // 0: one a core
+  Lockstep__V1__DeviceKind kind;  // 0: auto. GPUs compute in the job's precision, the CPU in float32
+  // For tests: this backend with so many devices. NULL: by `kind`.
+  const struct ls_backend_ops *backend;
+  unsigned backend_devices;
+  bool ten_crop;  // mean probabilities of the corners, the centre and their mirrors (the AlexNet paper's way)
 };
 
 struct ls_evaluate_result {

@@ -187,6 +187,9 @@ static inline ls_status trainer_batch(struct trainer *t, uint64_t index, const s
 ls_status worker_train(struct worker *worker, struct ls_error *err);
 ls_status worker_evaluate(struct worker *worker, struct ls_error *err);
 
+// Evaluation of several images a sample: the shard's probabilities p [shard's images, classes] go to their samples' sums.
+void worker_add_views(const struct worker *worker, const struct ls_batch *batch, int shard, const float *p);
+
 // model.c: initial values, and the way between slabs and a snapshot.
 ls_status model_initialise(struct trainer *trainer, uint64_t seed, struct ls_error *err);
 ls_status model_load(struct trainer *trainer, const struct ls_snapshot *snapshot, struct ls_error *err);

@@ -105,7 +105,9 @@ void ls_options_help(const struct ls_command *command, FILE *out);
 
 // "lockstep: TEXT" on standard error; returns the exit code that fits err->status.
 int ls_cli_fail(const struct ls_error *err);
-// The same with a text of one's own; returns `code`.
+// The number of --kind in the schema (auto where it was not given); 0 after complaining about another word.
+int ls_cli_device_kind(const char *text);
+// The same as ls_cli_fail with a text of one's own; returns `code`.
 int ls_cli_complain(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool ls_cli_is_terminal(FILE *stream);
 

@@ -13,7 +13,6 @@ struct options {
   enum ls_output_format format;
 };
 
-static const char *const kinds[] = {"auto", "cpu", "gpu"};  // in the order of the schema, which begins at 1
 static const char *const precisions[] = {"float32", "tf32", "bfloat16", "float16"};
 
 static void print_result(const struct options *options, const char *model, const struct ls_bench_result *result) {
@@ -64,9 +63,9 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
   Lockstep__V1__Network *network = NULL;
   if (options.batch == 0) options.batch = 256;
   if (options.steps == 0) options.steps = 20;
-  int kind = number_of(options.kind, kinds, LS_COUNT(kinds));
+  int kind = ls_cli_device_kind(options.kind);
   int precision = number_of(options.precision, precisions, LS_COUNT(precisions));
-  if (!kind) return ls_cli_complain(LS_CLI_USAGE, "--kind is '%s', allowed are auto, cpu and gpu", options.kind);
+  if (!kind) return LS_CLI_USAGE;
   if (!precision) {
     return ls_cli_complain(LS_CLI_USAGE, "--precision is '%s', allowed are float32, tf32, bfloat16 and float16",
                            options.precision);

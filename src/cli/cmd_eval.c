@@ -14,6 +14,7 @@ struct options {
   const char *data;
   uint64_t batch, devices;
   bool ten_crop;
+  const char *kind;  // NULL: auto
   enum ls_output_format format;
 };
 
@@ -77,9 +78,12 @@ static int run_eval(struct ls_cli *cli, int count, char **arguments) {
   const struct options *options = cli->options;
   struct ls_error err = LS_ERROR_INIT;
   char *model = NULL;
+  int kind = ls_cli_device_kind(options->kind);
+  if (!kind) return LS_CLI_USAGE;
   int code = find_model(cli, arguments[0], &model);
   if (code != LS_CLI_OK) return code;
   struct ls_evaluate_options evaluate = {
+      .kind = (Lockstep__V1__DeviceKind)kind,
       .model = model,
       .data = options->data,
       .batch = (unsigned)options->batch,
@@ -117,6 +121,7 @@ static const struct ls_option eval_rows[] = {
      "evaluate on these images (the validation data of the job)"},
     {'b', "batch", "N", LS_OPTION_NUMBER, offsetof(struct options, batch), 1, "images computed at once"},
     {'d', "devices", "N", LS_OPTION_NUMBER, offsetof(struct options, devices), 1, "number of devices (all)"},
+    {0, "kind", "KIND", LS_OPTION_TEXT, offsetof(struct options, kind), 0, "devices: auto, cpu or gpu (auto)"},
     {0, "ten-crop", NULL, LS_OPTION_FLAG, offsetof(struct options, ten_crop), 0,
      "ten views an image, corners and centre and their mirrors; the mean of their probabilities counts"},
     LS_OPTION_OUTPUT(struct options),

@@ -38,6 +38,15 @@ int ls_cli_complain(int code, const char *format, ...) {
   return code;
 }
 
+int ls_cli_device_kind(const char *text) {
+  static const char *const kinds[] = {"auto", "cpu", "gpu"};  // in the order of the schema, which begins at 1
+  for (size_t i = 0; i < LS_COUNT(kinds); i++) {
+    if (!text || strcmp(text, kinds[i]) == 0) return (int)i + 1;
+  }
+  ls_cli_complain(LS_CLI_USAGE, "--kind is '%s', allowed are auto, cpu and gpu", text);
+  return 0;
+}
+
 bool ls_cli_is_terminal(FILE *stream) {
   const char *term = getenv("TERM");
   return isatty(fileno(stream)) && !(term && strcmp(term, "dumb") == 0);

@@ -7,6 +7,7 @@
 #include "support/small_job.h"
 #include "worker/bench.h"
 #include "worker/coordinator.h"
+#include "worker/inference.h"
 #include "worker/trainer.h"
 
 struct how {
@@ -237,6 +238,28 @@ static void test_bench(void **state) {
   lockstep__v1__job__free_unpacked(job, NULL);
 }
 
+// A model trained on devices, evaluated there and on the CPU; ten crops too.
+static void test_evaluation(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  train(&(struct how){.folder = "model", .workers = 2, .devices = 1, .backend = ls_backend_cuda_twin()});
+  char *model = small_path("model/final.h5");
+  for (int ten = 0; ten < 2; ten++) {
+    struct ls_evaluate_options options = {
+        .model = model, .devices = 2, .ten_crop = ten, .backend = ls_backend_cuda_twin(), .backend_devices = 2};
+    struct ls_evaluate_result found, expected;
+    if (ls_evaluate(&options, &found, &err) != LS_OK) fail_msg("%s", err.text);
+    options.backend = NULL;
+    options.kind = LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_CPU;
+    if (ls_evaluate(&options, &expected, &err) != LS_OK) fail_msg("%s", err.text);
+    assert_int_equal(found.images, TEST);
+    assert_int_equal(found.images, expected.images);
+    assert_true(found.accuracy == expected.accuracy && found.top5 == expected.top5);
+    assert_true(fabs(found.loss - expected.loss) < 1e-4 * expected.loss + 1e-6);
+  }
+  free(model);
+}
+
 static void test_choice(void **state) {
   (void)state;
   const struct ls_backend_ops *ops;
@@ -271,6 +294,7 @@ int main(void) {
                                      cmocka_unit_test(test_precisions),
                                      cmocka_unit_test(test_lost_device),
                                      cmocka_unit_test(test_bench),
+                                     cmocka_unit_test(test_evaluation),
                                      cmocka_unit_test(test_choice)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }
