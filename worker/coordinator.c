@@ -342,8 +342,10 @@ static ls_status check_memory(const struct trainer_options *o, struct ls_error *
 }
 
 static ls_status prepare(struct run *r, struct ls_error *err) {
-  struct trainer_options options = {
-      .ops = r->options->backend, .devices = (int)r->options->backend_devices, .transport = r->options->transport};
+  struct trainer_options options = {.ops = r->options->backend,
+                                    .devices = (int)r->options->backend_devices,
+                                    .transport = r->options->transport,
+                                    .patience_ns = r->options->patience_ns};
   int workers;
   Lockstep__V1__DeviceKind kind = r->options->kind ? r->options->kind : r->job->devices->kind;
   if (!options.ops) LS_TRY(trainer_backend(kind, &options.ops, &options.devices, err));
@@ -511,7 +513,7 @@ static enum ls_worker_exit exit_of(ls_status status) {
 // The device that failed; -1: it was something else. The host's cores do not fail alone.
 static int failed_device(const struct trainer *t, const struct ls_error *error) {
   if (!t || t->devices == 0 || error->status != LS_UNAVAILABLE) return -1;
-  int blamed = device_is_apart(t) ? atomic_load(&t->apart.watch.blamed) : -1;
+  int blamed = atomic_load(&t->watch.blamed);
   if (blamed >= 0) return device_of(t, blamed);
   for (int i = 0; i < t->workers; i++) {
     if (t->worker[i].error.status == LS_UNAVAILABLE) return device_of(t, i);

@@ -48,6 +48,7 @@ struct ls_train_options {
   // For tests: this backend with so many devices, whatever the job says. NULL: by the job.
   const struct ls_backend_ops *backend;
   unsigned backend_devices;
+  int64_t patience_ns;                       // before a device that stands still is given up; 0: 10 s
   const struct ls_transport_ops *transport;  // between devices that cannot reach each other; NULL: NCCL
   const char *profile;                       // Chrome trace file to write; NULL: none
 };

@@ -82,6 +82,7 @@ static ls_status make_streams(struct worker *w, struct device_worker *d, struct 
   LS_TRY(ops->stream_new(&w->backend, &d->copy, err));
   LS_TRY(ops->event_new(&w->backend, &d->uploaded, err));
   LS_TRY(ops->event_new(&w->backend, &d->consumed, err));
+  LS_TRY(ops->event_new(&w->backend, &d->ended, err));
   return ops->event_new(&w->backend, &d->computed, err);
 }
 
@@ -161,8 +162,8 @@ void device_release(struct worker *w) {
                     d->numbers, d->metrics, d->overflow,    d->shard_metrics};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) ops->release(&w->backend, LS_MEMORY_DEVICE, memory[i], 0);
   ops->release(&w->backend, LS_MEMORY_PINNED, d->host, 0);
-  struct ls_event *events[] = {d->uploaded, d->consumed, d->computed};
-  for (size_t i = 0; i < 3; i++) {
+  struct ls_event *events[] = {d->uploaded, d->consumed, d->computed, d->ended};
+  for (size_t i = 0; i < 4; i++) {
     if (events[i]) ops->event_free(&w->backend, events[i]);
   }
   if (d->copy) ops->stream_free(&w->backend, d->copy);

@@ -33,7 +33,7 @@ struct device_host {
 struct device_worker {
   struct device_slabs *slabs;
   struct ls_stream *copy;  // uploads of the next batch, under the step
-  struct ls_event *uploaded, *consumed, *computed;
+  struct ls_event *uploaded, *consumed, *computed, *ended;
   uint8_t *pixels;                // [its images, h, w, c]
   int32_t *labels, *next_labels;  // [its images]; the next ones: of the upload
   void *input;                    // [its images, h, w, c], normalised, in the plan's type
@@ -86,7 +86,9 @@ const uint32_t *device_overflow(const struct worker *worker, int of);
 // Only where devices are apart: enqueue the exchanges before and behind the update.
 ls_status device_send_gradients(struct worker *worker, struct ls_error *err);
 ls_status device_send_parameters(struct worker *worker, struct ls_error *err);
-// Everywhere: tells the others what it is about, and waits for the end of the step.
+
+// device_watch.c: tells the others what this worker is about; waits for the end of the step, and for a device that is stuck
+// no longer than it must.
 void device_says(const struct worker *worker, enum ls_watch_phase phase);
 ls_status device_wait(struct worker *worker, struct ls_error *err);
 

@@ -15,7 +15,6 @@ enum {
   TAIL = 16,
   FLAG = 8
 };  // floats behind the gradients: metrics, and at FLAG whether one is beyond float16's range
-static const int64_t limit_ns = 10000000000;
 
 static ls_status meet(struct worker *w, struct ls_error *err) {
   return ls_barrier_wait(&w->trainer->barrier) ? LS_OK : ls_fail(err, LS_CANCELLED, "another worker failed");
@@ -37,7 +36,6 @@ static ls_status begin(struct trainer *t, struct ls_error *err) {
   a->exchange = (struct ls_exchange){.ranks = t->workers, .buckets = 1, .floats = t->summed_floats, .tail = TAIL};
   a->transfers = calloc((size_t)t->workers * LS_EXCHANGE_TRANSFERS, sizeof *a->transfers);
   if (!a->transfers) return ls_fail(err, LS_NO_MEMORY, "no memory for the exchange");
-  ls_watch_init(&a->watch, t->workers, ls_clock_ns());
   return a->ops->id_new(&a->id, err);
 }
 
@@ -53,7 +51,7 @@ ls_status device_separate(struct worker *w, struct ls_error *err) {
   LS_TRY(w->backend.ops->allocate(&w->backend, LS_MEMORY_DEVICE, bytes, &staging, err));
   d->staging = staging;
   struct ls_transport_options options = {
-      .backend = &w->backend, .watch = &t->apart.watch, .rank = w->index, .ranks = t->workers, .limit_ns = limit_ns};
+      .backend = &w->backend, .watch = &t->watch, .rank = w->index, .ranks = t->workers};
   return t->apart.ops->open(&t->apart.id, &options, &d->transport, err);
 }
 
@@ -85,11 +83,6 @@ const uint32_t *device_overflow(const struct worker *w, int of) {
   return (const uint32_t *)(const void *)(device_tail(w, of) + FLAG);
 }
 
-void device_says(const struct worker *w, enum ls_watch_phase phase) {
-  struct trainer *t = w->trainer;
-  if (device_is_apart(t)) ls_watch_set(&t->apart.watch, w->index, w->device->step, phase, ls_clock_ns());
-}
-
 static struct ls_transfer *own_transfers(struct worker *w) {
   return w->trainer->apart.transfers + (size_t)w->index * LS_EXCHANGE_TRANSFERS;
 }
@@ -113,10 +106,4 @@ ls_status device_send_parameters(struct worker *w, struct ls_error *err) {
   struct ls_transfer *transfers = own_transfers(w);
   int count = ls_exchange_gather(&a->exchange, 0, w->index, transfers);
   return a->ops->exchange(w->device->transport, NULL, transfers, count, w->device->slabs->parameters, NULL, err);
-}
-
-ls_status device_wait(struct worker *w, struct ls_error *err) {
-  const struct trainer *t = w->trainer;
-  if (!device_is_apart(t)) return w->backend.ops->stream_wait_idle(&w->backend, NULL, err);
-  return t->apart.ops->wait(w->device->transport, NULL, w->device->computed, w->device->step, err);
 }

@@ -71,7 +71,6 @@ struct apart {
   atomic_bool needed;
   struct ls_transport_id id;
   struct ls_exchange exchange;
-  struct ls_watch watch;
   struct ls_transfer *transfers;  // [workers][LS_EXCHANGE_TRANSFERS]: scratch; NULL: they reach each other
 };
 
@@ -85,7 +84,8 @@ struct trainer {
   struct device_slabs *slabs;  // [devices]
   atomic_ullong device_bytes;  // allocated on all of them
   struct apart apart;
-  enum ls_dtype dtype;  // of activations and their gradients
+  struct ls_watch watch;  // of workers on devices
+  enum ls_dtype dtype;    // of activations and their gradients
   bool tf32;
   struct ls_loss_scale loss_scale;     // float16
   struct normalisation normalisation;  // of the loader at hand
@@ -138,6 +138,7 @@ struct trainer {
 
 struct trainer_options {
   const struct ls_backend_ops *ops;          // NULL: the CPU
+  int64_t patience_ns;                       // before a device that stands still is given up; 0: 10 s
   const struct ls_transport_ops *transport;  // between devices that cannot reach each other; NULL: NCCL
   int devices;                               // of `ops`, where they have memory of their own: how many are there
   const Lockstep__V1__Network *network;

@@ -7,7 +7,10 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "base/clock.h"
 #include "worker/device.h"
+
+static const int64_t usual_patience_ns = 10000000000;
 
 uint64_t peak_rss_bytes(void) {
   struct rusage usage;
@@ -310,6 +313,9 @@ ls_status trainer_new(const struct trainer_options *o, const Lockstep__V1__Job *
   pthread_cond_init(&t->commanded, NULL);
   pthread_cond_init(&t->finished, NULL);
   ls_status status = ls_graph_build(o->network, &t->graph, err);
+  ls_watch_init(&t->watch, t->workers, o->patience_ns ? o->patience_ns : usual_patience_ns, ls_clock_ns());
+  for (int i = 0; i < t->workers && t->devices; i++)
+    snprintf(t->watch.rank[i].device, sizeof t->watch.rank[i].device, "gpu%d", device_of(t, i));
   t->apart.ops = o->transport ? o->transport : ls_transport_nccl();
   t->slabs = calloc((size_t)t->devices + 1, sizeof *t->slabs);
   if (status == LS_OK && !t->slabs) status = ls_fail(err, LS_NO_MEMORY, "no memory for the coordinator");

@@ -79,6 +79,8 @@ struct ls_device_ops {
   // Between two places in device memory, of one device or of two that can reach each other.
   ls_status (*copy)(struct ls_backend *backend, struct ls_stream *stream, void *to, const void *from, size_t bytes,
                     struct ls_error *err);
+  // Whether the work before an event is done: for those who wait with an eye on something else. NULL: not known.
+  ls_status (*event_done)(struct ls_backend *backend, struct ls_event *event, bool *done, struct ls_error *err);
   // Makes device `index` reachable from this context. LS_UNSUPPORTED where the machine has no way between them.
   ls_status (*reach)(struct ls_backend *backend, int index, struct ls_error *err);
   // What this thread starts on the compute stream between begin and end is not run but recorded; replay then starts all of

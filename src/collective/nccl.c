@@ -14,7 +14,11 @@
 #include "backend/cuda/device/device.h"
 #include "base/clock.h"
 
-enum { POLL_NS = 20000, OPEN_LIMITS = 6 };  // making communicators may take six times as long as a step
+enum {
+  POLL_NS = 20000,
+  SPIN_NS = 50000000,
+  OPEN_LIMITS = 6
+};  // making communicators may take six times as long as a step
 
 // NCCL's functions, found in the library at run time.
 static struct {
@@ -93,6 +97,11 @@ static ls_status nccl_error(struct ls_transport *n, ncclResult_t result, const c
 
 static void rest(void) { nanosleep(&(struct timespec){0, POLL_NS}, NULL); }
 
+// Short waits are not slept through.
+static void pause_after(int64_t begin_ns) {
+  if (ls_clock_ns() - begin_ns > SPIN_NS) rest();
+}
+
 static bool somebody_waits_for_images(const struct ls_watch *w) {
   for (int i = 0; i < w->ranks; i++) {
     if (atomic_load(&w->rank[i].phase) == LS_WATCH_INPUT) return true;
@@ -140,7 +149,7 @@ static ls_status open_rank(const struct ls_transport_id *id, const struct ls_tra
   config.blocking = 0;
   memcpy(&unique, id->bytes, sizeof unique);
   ncclResult_t result = lib.init_rank(&n->comm, options->ranks, unique, options->rank, &config);
-  ls_status status = settle(n, result, "making the communicator", OPEN_LIMITS * options->limit_ns, err);
+  ls_status status = settle(n, result, "making the communicator", OPEN_LIMITS * options->watch->patience_ns, err);
   if (status == LS_OK) return LS_OK;
   close_rank(n);
   *nccl = NULL;
@@ -149,7 +158,8 @@ static ls_status open_rank(const struct ls_transport_id *id, const struct ls_tra
 
 static void close_rank(struct ls_transport *n) {
   if (!n) return;
-  if (n->comm && !n->broken) settle(n, lib.finalize(n->comm), "ending the communicator", n->options.limit_ns, NULL);
+  if (n->comm && !n->broken)
+    settle(n, lib.finalize(n->comm), "ending the communicator", atomic_load(&n->options.watch->limit_ns), NULL);
   if (n->comm) (n->broken ? lib.abort : lib.destroy)(n->comm);
   free(n);
 }
@@ -167,7 +177,8 @@ static ls_status exchange(struct ls_transport *n, struct ls_stream *stream, cons
     if (result != ncclSuccess && result != ncclInProgress) failed = result;
   }
   result = lib.group_end();
-  return settle(n, failed == ncclSuccess ? result : failed, "exchanging slices", n->options.limit_ns, err);
+  return settle(n, failed == ncclSuccess ? result : failed, "exchanging slices",
+                atomic_load(&n->options.watch->limit_ns), err);
 }
 
 // Sets *idle once everything on the stream is done.
@@ -189,30 +200,17 @@ static ls_status wait_for(struct ls_transport *n, struct ls_stream *stream, stru
   cudaStream_t on = device_stream(n->options.backend->state, stream);
   const struct ls_transport_options *o = &n->options;
   bool idle = false, exchanges = false;
-  char why[256];
-  for (;; rest()) {
+  int64_t begin_ns = ls_clock_ns();
+  for (;; pause_after(begin_ns)) {
     ls_status status = look(n, on, &idle, err);
     if (status != LS_OK)
       return ls_error_prefix(err, "rank %d (%s), step %llu", o->rank, device_name(n), (unsigned long long)step);
     if (idle) return LS_OK;
-    if (!exchanges && cudaEventQuery((cudaEvent_t)(void *)computed) == cudaSuccess) {
-      exchanges = true;
-      ls_watch_set(o->watch, o->rank, step, LS_WATCH_EXCHANGES, ls_clock_ns());
-    }
-    int blamed = atomic_load(&o->watch->blamed);
-    if (blamed >= 0 && blamed != o->rank) {
-      n->broken = true;
-      return ls_fail(err, LS_CANCELLED, "another worker failed");
-    }
-    if (blamed < 0 && exchanges) {
-      blamed = ls_watch_blame(o->watch, o->rank, step, ls_clock_ns(), o->limit_ns, why, sizeof why);
-    } else if (blamed == o->rank) {
-      snprintf(why, sizeof why, "rank %d (%s) is stuck at step %llu: the others gave it up", o->rank, device_name(n),
-               (unsigned long long)step);
-    }
-    if (blamed < 0) continue;
+    exchanges = exchanges || cudaEventQuery((cudaEvent_t)(void *)computed) == cudaSuccess;
+    status = ls_watch_check(o->watch, o->rank, step, exchanges, ls_clock_ns(), err);
+    if (status == LS_OK) continue;
     n->broken = true;
-    return ls_fail(err, LS_UNAVAILABLE, "%s", why);
+    return status;
   }
 }
 

@@ -23,7 +23,6 @@ struct ls_transport_options {
   struct ls_backend *backend;  // context of this rank
   struct ls_watch *watch;      // of all ranks of this process
   int rank, ranks;
-  int64_t limit_ns;  // how long a step may stand still
 };
 
 struct ls_transport_ops {

@@ -5,8 +5,12 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-void ls_watch_init(struct ls_watch *w, int ranks, int64_t now_ns) {
+enum { FIRST_STEPS = 6, STEPS = 4 };
+
+void ls_watch_init(struct ls_watch *w, int ranks, int64_t patience_ns, int64_t now_ns) {
   w->ranks = ranks;
+  w->patience_ns = patience_ns;
+  atomic_store(&w->limit_ns, FIRST_STEPS * patience_ns);
   atomic_store(&w->blamed, -1);
   for (int i = 0; i < ranks; i++) {
     ls_watch_set(w, i, 0, LS_WATCH_INPUT, now_ns);
@@ -20,14 +24,18 @@ void ls_watch_set(struct ls_watch *w, int rank, uint64_t step, enum ls_watch_pha
   atomic_store(&w->rank[rank].phase, (int)phase);
 }
 
+void ls_watch_learn(struct ls_watch *w, int64_t step_ns) {
+  int64_t limit_ns = w->patience_ns + STEPS * step_ns, now_ns = atomic_load(&w->limit_ns);
+  if (now_ns == FIRST_STEPS * w->patience_ns || limit_ns > now_ns) atomic_store(&w->limit_ns, limit_ns);
+}
+
 // A number that grows as the rank goes on.
 static uint64_t progress(const struct ls_watch *w, int rank) {
   return atomic_load(&w->rank[rank].step) * 3 + (uint64_t)atomic_load(&w->rank[rank].phase);
 }
 
-int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, int64_t limit_ns, char *text,
-                   size_t size) {
-  int64_t waited_ns = now_ns - atomic_load(&w->rank[rank].since_ns);
+int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, char *text, size_t size) {
+  int64_t waited_ns = now_ns - atomic_load(&w->rank[rank].since_ns), limit_ns = atomic_load(&w->limit_ns);
   if (waited_ns < limit_ns) return -1;
   int last = 0;
   for (int i = 1; i < w->ranks; i++) {
@@ -50,4 +58,19 @@ int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, 
              rank, w->rank[rank].device, seconds);
   }
   return last;
+}
+
+ls_status ls_watch_check(struct ls_watch *w, int rank, uint64_t step, bool exchanges, int64_t now_ns,
+                         struct ls_error *err) {
+  char why[256];
+  int blamed = atomic_load(&w->blamed);
+  if (blamed >= 0 && blamed != rank) return ls_fail(err, LS_CANCELLED, "another worker failed");
+  if (blamed == rank) {
+    return ls_fail(err, LS_UNAVAILABLE, "rank %d (%s) is stuck at step %" PRIu64 ": the others gave it up", rank,
+                   w->rank[rank].device, step);
+  }
+  if (!exchanges) return LS_OK;
+  if (atomic_load(&w->rank[rank].phase) != LS_WATCH_EXCHANGES) ls_watch_set(w, rank, step, LS_WATCH_EXCHANGES, now_ns);
+  if (ls_watch_blame(w, rank, step, now_ns, why, sizeof why) < 0) return LS_OK;
+  return ls_fail(err, LS_UNAVAILABLE, "%s", why);
 }

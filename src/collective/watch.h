@@ -4,8 +4,11 @@
 #define LS_COLLECTIVE_WATCH_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "base/error.h"
 
 enum { LS_WATCH_RANKS = 64 };
 
@@ -24,14 +27,22 @@ struct ls_watch {
     char device[16];  // "gpu3"; set before the ranks start
   } rank[LS_WATCH_RANKS];
   _Atomic int blamed;  // the first rank that somebody gave up on; -1: none
+  int64_t patience_ns;
+  _Atomic int64_t limit_ns;  // how long a rank may stand still: the patience and four times the longest step
 };
 
-void ls_watch_init(struct ls_watch *watch, int ranks, int64_t now_ns);
+// The first steps, in which libraries load their kernels, may take six times `patience_ns`.
+void ls_watch_init(struct ls_watch *watch, int ranks, int64_t patience_ns, int64_t now_ns);
+// A step took so long on its device.
+void ls_watch_learn(struct ls_watch *watch, int64_t step_ns);
 void ls_watch_set(struct ls_watch *watch, int rank, uint64_t step, enum ls_watch_phase phase, int64_t now_ns);
-// Called by `rank`, which exchanges at `step`. After `limit_ns` of that, with another rank that is behind: blames the one
+// What a rank asks while it waits for the end of `step`; `exchanges`: its own gradients are there. LS_UNAVAILABLE with a
+// sentence: somebody is stuck (ls_watch_blame). LS_CANCELLED: another rank has said so already, of others.
+ls_status ls_watch_check(struct ls_watch *watch, int rank, uint64_t step, bool exchanges, int64_t now_ns,
+                         struct ls_error *err);
+// Called by `rank`, which exchanges at `step`. After the limit of that, with another rank that is behind: blames the one
 // that is furthest behind (of equals the first), writes a sentence and returns the rank. The same when all exchange and
 // nothing moves, for the caller itself. Waiting for images is no fault. -1: go on waiting.
-int ls_watch_blame(struct ls_watch *watch, int rank, uint64_t step, int64_t now_ns, int64_t limit_ns, char *text,
-                   size_t size);
+int ls_watch_blame(struct ls_watch *watch, int rank, uint64_t step, int64_t now_ns, char *text, size_t size);
 
 #endif

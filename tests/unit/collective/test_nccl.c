@@ -65,9 +65,9 @@ static ls_status set_up(struct rank *r, struct shared *shared, struct ls_error *
   r->slab = slab;
   r->staging = staging;
   LS_TRY(ops->event_new(&r->backend, &r->computed, err));
-  ls_watch_init(&r->watch, r->x.ranks, ls_clock_ns());
+  ls_watch_init(&r->watch, r->x.ranks, 10000000000, ls_clock_ns());
   struct ls_transport_options options = {
-      .backend = &r->backend, .watch = &r->watch, .rank = r->index, .ranks = r->x.ranks, .limit_ns = 10000000000};
+      .backend = &r->backend, .watch = &r->watch, .rank = r->index, .ranks = r->x.ranks};
   return nccl->open(&shared->id, &options, &r->transport, err);
 }
 

@@ -14,14 +14,15 @@ static void test_stuck_rank(void **state) {
   (void)state;
   struct ls_watch w;
   char text[200] = "";
-  ls_watch_init(&w, 4, 0);
+  ls_watch_init(&w, 4, limit, 0);
+  ls_watch_learn(&w, 0);
   for (int i = 0; i < 4; i++) ls_watch_set(&w, i, 120, LS_WATCH_COMPUTES, second);
   for (int i = 0; i < 4; i++) {
     if (i != 2) ls_watch_set(&w, i, 120, LS_WATCH_EXCHANGES, 2 * second);
   }
-  assert_int_equal(ls_watch_blame(&w, 0, 120, 11 * second, limit, text, sizeof text), -1);  // 9 s
+  assert_int_equal(ls_watch_blame(&w, 0, 120, 11 * second, text, sizeof text), -1);  // 9 s
   assert_int_equal(atomic_load(&w.blamed), -1);
-  assert_int_equal(ls_watch_blame(&w, 0, 120, 12 * second, limit, text, sizeof text), 2);
+  assert_int_equal(ls_watch_blame(&w, 0, 120, 12 * second, text, sizeof text), 2);
   assert_string_equal(text, "rank 2 (gpu2) is stuck: it has been computing step 120 for 11.0 s while others wait");
   assert_int_equal(atomic_load(&w.blamed), 2);
 }
@@ -30,43 +31,79 @@ static void test_one_that_comes_on(void **state) {
   (void)state;
   struct ls_watch w;
   char text[200];
-  ls_watch_init(&w, 2, 0);
+  ls_watch_init(&w, 2, limit, 0);
+  ls_watch_learn(&w, 0);
   ls_watch_set(&w, 0, 7, LS_WATCH_EXCHANGES, second);
   ls_watch_set(&w, 1, 7, LS_WATCH_INPUT, second);  // its images take a minute: no fault of the device
-  assert_int_equal(ls_watch_blame(&w, 0, 7, 60 * second, limit, text, sizeof text), -1);
+  assert_int_equal(ls_watch_blame(&w, 0, 7, 60 * second, text, sizeof text), -1);
   ls_watch_set(&w, 1, 7, LS_WATCH_COMPUTES, 61 * second);
-  assert_int_equal(ls_watch_blame(&w, 0, 7, 62 * second, limit, text, sizeof text), -1);
-  assert_int_equal(ls_watch_blame(&w, 0, 7, 72 * second, limit, text, sizeof text), 1);
+  assert_int_equal(ls_watch_blame(&w, 0, 7, 62 * second, text, sizeof text), -1);
+  assert_int_equal(ls_watch_blame(&w, 0, 7, 72 * second, text, sizeof text), 1);
 }
 
 static void test_further_behind(void **state) {
   (void)state;
   struct ls_watch w;
   char text[200];
-  ls_watch_init(&w, 3, 0);
+  ls_watch_init(&w, 3, limit, 0);
+  ls_watch_learn(&w, 0);
   ls_watch_set(&w, 0, 9, LS_WATCH_EXCHANGES, second);
   ls_watch_set(&w, 1, 9, LS_WATCH_COMPUTES, second);
   ls_watch_set(&w, 2, 8, LS_WATCH_COMPUTES, second);
-  assert_int_equal(ls_watch_blame(&w, 0, 9, 20 * second, limit, text, sizeof text), 2);
-  assert_int_equal(ls_watch_blame(&w, 0, 9, 21 * second, limit, text, sizeof text), 2);
+  assert_int_equal(ls_watch_blame(&w, 0, 9, 20 * second, text, sizeof text), 2);
+  assert_int_equal(ls_watch_blame(&w, 0, 9, 21 * second, text, sizeof text), 2);
 }
 
 static void test_stuck_exchange(void **state) {
   (void)state;
   struct ls_watch w;
   char text[200];
-  ls_watch_init(&w, 2, 0);
+  ls_watch_init(&w, 2, limit, 0);
+  ls_watch_learn(&w, 0);
   ls_watch_set(&w, 0, 3, LS_WATCH_EXCHANGES, second);
   ls_watch_set(&w, 1, 3, LS_WATCH_EXCHANGES, second);
-  assert_int_equal(ls_watch_blame(&w, 1, 3, 12 * second, limit, text, sizeof text), 1);
+  assert_int_equal(ls_watch_blame(&w, 1, 3, 12 * second, text, sizeof text), 1);
   assert_string_equal(text, "the exchange of step 3 is stuck: rank 1 (gpu1) has waited 11.0 s for the others' data");
   // One that is ahead is not behind.
   ls_watch_set(&w, 0, 4, LS_WATCH_COMPUTES, 12 * second);
-  assert_int_equal(ls_watch_blame(&w, 1, 3, 12 * second, limit, text, sizeof text), 1);
+  assert_int_equal(ls_watch_blame(&w, 1, 3, 12 * second, text, sizeof text), 1);
+}
+
+// The limit grows with the steps; the first ones have six times the patience.
+static void test_limit(void **state) {
+  (void)state;
+  struct ls_watch w;
+  ls_watch_init(&w, 2, limit, 0);
+  assert_int_equal(atomic_load(&w.limit_ns), 6 * limit);
+  ls_watch_learn(&w, second);
+  assert_int_equal(atomic_load(&w.limit_ns), limit + 4 * second);
+  ls_watch_learn(&w, second / 10);
+  assert_int_equal(atomic_load(&w.limit_ns), limit + 4 * second);
+  ls_watch_learn(&w, 7 * second);
+  assert_int_equal(atomic_load(&w.limit_ns), limit + 28 * second);
+}
+
+// What the ranks are told: who waits in vain the reason, the others that it was said, the stuck one that it is meant.
+static void test_check(void **state) {
+  (void)state;
+  struct ls_watch w;
+  struct ls_error err = LS_ERROR_INIT;
+  ls_watch_init(&w, 3, limit, 0);
+  ls_watch_learn(&w, 0);
+  for (int i = 0; i < 3; i++) ls_watch_set(&w, i, 5, LS_WATCH_COMPUTES, second);
+  assert_int_equal(ls_watch_check(&w, 0, 5, false, 60 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 0, 5, true, 2 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 2, 5, true, 3 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 0, 5, true, 13 * second, &err), LS_UNAVAILABLE);
+  assert_string_equal(err.text, "rank 1 (gpu1) is stuck: it has been computing step 5 for 12.0 s while others wait");
+  assert_int_equal(ls_watch_check(&w, 2, 5, true, 13 * second, &err), LS_CANCELLED);
+  assert_int_equal(ls_watch_check(&w, 1, 5, false, 13 * second, &err), LS_UNAVAILABLE);
+  assert_string_equal(err.text, "rank 1 (gpu1) is stuck at step 5: the others gave it up");
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_stuck_rank), cmocka_unit_test(test_one_that_comes_on),
-                                     cmocka_unit_test(test_further_behind), cmocka_unit_test(test_stuck_exchange)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_stuck_rank),     cmocka_unit_test(test_one_that_comes_on),
+                                     cmocka_unit_test(test_further_behind), cmocka_unit_test(test_stuck_exchange),
+                                     cmocka_unit_test(test_limit),          cmocka_unit_test(test_check)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -260,6 +260,49 @@ static void test_evaluation(void **state) {
   free(model);
 }
 
+// A device that stands still: 1 of 0 and 1 computes no more in its tenth step, and the end of that step does not come for 0.
+static ls_status never_done(struct ls_backend *backend, struct ls_event *event, bool *done, struct ls_error *err) {
+  static _Thread_local int steps, asked;
+  (void)backend, (void)event, (void)err;
+  *done = steps < 9;  // the first that is asked for is the end of the step
+  if (*done)
+    steps++;
+  else
+    *done = opened == 0 && asked++ == 1;  // ... the second its own gradients
+  return LS_OK;
+}
+
+static void test_stuck_device(void **state) {
+  (void)state;
+  static struct ls_device_ops device;
+  device = *ls_backend_cuda_twin()->device;
+  device.event_done = never_done;
+  frail = *ls_backend_cuda_twin();
+  frail.device = &device;
+  frail.open = open_frail;
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_train_result result;
+  Lockstep__V1__Job *job = small_job(NULL);
+  char *path = small_path("stuck");
+  int failed = -1;
+  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
+  struct ls_train_options options = {.job = job,
+                                     .folder = path,
+                                     .attempt = 1,
+                                     .devices = 2,
+                                     .backend = &frail,
+                                     .backend_devices = 2,
+                                     .patience_ns = 50000000,
+                                     .event = on_outcome,
+                                     .user = &failed};
+  assert_int_equal(ls_train(&options, &result, &err), LS_UNAVAILABLE);
+  assert_int_equal(result.exit, LS_EXIT_DEVICE);
+  assert_int_equal(failed, 1);
+  assert_non_null(strstr(err.text, "rank 1 (gpu1) is stuck"));
+  free(path);
+  lockstep__v1__job__free_unpacked(job, NULL);
+}
+
 static void test_choice(void **state) {
   (void)state;
   const struct ls_backend_ops *ops;
@@ -293,6 +336,7 @@ int main(void) {
                                      cmocka_unit_test(test_eight_workers),
                                      cmocka_unit_test(test_precisions),
                                      cmocka_unit_test(test_lost_device),
+                                     cmocka_unit_test(test_stuck_device),
                                      cmocka_unit_test(test_bench),
                                      cmocka_unit_test(test_evaluation),
                                      cmocka_unit_test(test_choice)};

@@ -32,6 +32,13 @@ static ls_status reach(struct ls_backend *backend, int index, struct ls_error *e
   return device_error(error, "connecting two GPUs", err);
 }
 
+static ls_status event_done(struct ls_backend *backend, struct ls_event *event, bool *done, struct ls_error *err) {
+  (void)backend;
+  cudaError_t error = cudaEventQuery((cudaEvent_t)(void *)event);
+  *done = error == cudaSuccess;
+  return error == cudaErrorNotReady ? LS_OK : device_error(error, "waiting for the GPU", err);
+}
+
 static ls_status record_begin(struct ls_backend *backend, struct ls_error *err) {
   const struct device_context *context = backend->state;
   return device_error(cudaStreamBeginCapture(context->stream, cudaStreamCaptureModeThreadLocal), "recording a step",
@@ -73,6 +80,7 @@ const struct ls_device_ops device_work = {.choose_by = cuda_choose_by,
                                           .input = cuda_input,
                                           .zero = cuda_zero,
                                           .copy = copy,
+                                          .event_done = event_done,
                                           .reach = reach,
                                           .record_begin = record_begin,
                                           .record_end = record_end,
