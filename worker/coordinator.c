@@ -24,7 +24,7 @@
 #include "worker/footprint.h"
 #include "worker/report.h"
 
-enum { REPORT_NS = 1000000000 };
+enum { REPORT_NS = 1000000000, LEAVE_AFTER_S = 10 };
 
 struct run {
   const struct ls_train_options *options;
@@ -560,6 +560,14 @@ static ls_status run_job(struct run *r, bool *was_stopped, struct ls_train_resul
   return r->trainer->profile ? profile_finish(r->trainer->profile, err) : LS_OK;
 }
 
+// A device that failed may keep those waiting for good who give its memory back. The outcome is in the log by then: the
+// process goes without.
+static void *leave(void *unused) {
+  (void)unused;
+  sleep(LEAVE_AFTER_S);
+  _exit(LS_EXIT_DEVICE);
+}
+
 ls_status ls_train(const struct ls_train_options *options, struct ls_train_result *result, struct ls_error *err) {
   struct ls_error own = LS_ERROR_INIT;
   if (!err) err = &own;
@@ -580,6 +588,8 @@ ls_status ls_train(const struct ls_train_options *options, struct ls_train_resul
   result->step = r.trainer ? r.trainer->step : 0;
   result->test_accuracy = r.last_accuracy;
   report_outcome(&r, result, err);
+  pthread_t guard;
+  bool guarded = result->exit == LS_EXIT_DEVICE && pthread_create(&guard, NULL, leave, NULL) == 0;
   ls_snapshot_free(r.snapshot);  // speaks of the trainer's graph
   if (r.trainer) ls_loader_free(r.trainer->loader);
   trainer_free(r.trainer);
@@ -588,5 +598,9 @@ ls_status ls_train(const struct ls_train_options *options, struct ls_train_resul
   free(r.checkpoints);
   free(r.job_json);
   report_close(&r.report);
+  if (guarded) {
+    pthread_cancel(guard);
+    pthread_join(guard, NULL);
+  }
   return status;
 }

@@ -147,7 +147,7 @@ static int train(struct run *run) {
     code = report(run, &result, profile);
   } else {
     code = ls_cli_fail(&err);
-    if (result.exit == LS_EXIT_INTERRUPTED) code = LS_CLI_INTERRUPTED;
+    if (result.exit == LS_EXIT_INTERRUPTED || result.exit == LS_EXIT_DEVICE) code = LS_CLI_INTERRUPTED;
   }
   free(default_profile);
   return code;
