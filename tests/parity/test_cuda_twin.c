@@ -166,6 +166,36 @@ static void test_fusion(void **state) {
   free(text);
 }
 
+static void refuses(struct ls_backend *backend, struct ls_op_desc desc, const char *says) {
+  struct ls_op op;
+  struct ls_error err = LS_ERROR_INIT;
+  assert_int_equal(backend->ops->prepare(backend, &desc, &op, &err), LS_UNSUPPORTED);
+  if (!strstr(err.text, says)) fail_msg("'%s' instead of '%s'", err.text, says);
+  assert_null(op.state);
+}
+
+// What it does not do is said when the operation is prepared.
+static void test_refusals(void **state) {
+  (void)state;
+  struct ls_backend backend;
+  ENGINE_TRY(ls_backend_cuda_twin()->open(0, &backend, err));
+  struct ls_op_desc relu = {.kind = LS_OP_RELU_FORWARD, .inputs = 1, .outputs = 1};
+  for (int i = 0; i < 2; i++) relu.tensor[i] = (struct ls_tensor_desc){LS_F64, LS_SHAPE(2, 3, 4, 4), NULL};
+  refuses(&backend, relu, "does not compute in float64");
+  for (int i = 0; i < 2; i++) relu.tensor[i] = (struct ls_tensor_desc){LS_F32, LS_SHAPE(1024, 2048, 32, 64), NULL};
+  refuses(&backend, relu, "a tensor of 1024x2048x32x64 has more than 2147483647 values; use more shards");
+  for (int i = 0; i < 2; i++) relu.tensor[i] = (struct ls_tensor_desc){LS_F32, LS_SHAPE(2, 3, 4, 4), NULL};
+  relu.kind = LS_OP_COUNT;
+  refuses(&backend, relu, "the CUDA backend has no operation");
+  struct ls_op_desc pool = {.kind = LS_OP_POOL_FORWARD,
+                            .inputs = 1,
+                            .outputs = 1,
+                            .tensor = {{LS_F32, LS_SHAPE(1, 1, 300, 300), NULL}, {LS_F32, LS_SHAPE(1, 1, 1, 1), NULL}},
+                            .attributes = {.kernel = {300, 300}, .stride = {1, 1}, .dilation = {1, 1}}};
+  refuses(&backend, pool, "a maximum over windows of 90000 positions: the CUDA backend goes up to 65535");
+  backend.ops->close(&backend);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_image),
                                      cmocka_unit_test(test_three_images),
@@ -179,6 +209,7 @@ int main(void) {
                                      cmocka_unit_test(test_float16),
                                      cmocka_unit_test(test_tf32),
                                      cmocka_unit_test(test_same_bits),
-                                     cmocka_unit_test(test_fusion)};
+                                     cmocka_unit_test(test_fusion),
+                                     cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,6 +37,7 @@ unsigned blocks_for(int64_t n, int per_block) {
 extern "C" int ls_cuda_launch(int number, const void *arguments, int64_t n, void *stream_handle) {
   cudaStream_t stream = (cudaStream_t)stream_handle;
   if (n <= 0) return cudaSuccess;
+  cudaGetLastError();  // what a library tried in vain, or a recording that failed, is not this launch's error
   switch ((enum ls_kernel)number) {
 #define LAUNCH(name, type) \
   case LS_KERNEL_##name: kernel_##name<<<blocks_for(n, BLOCK), BLOCK, 0, stream>>>(*(const type *)arguments, n); break;
