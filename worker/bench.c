@@ -163,6 +163,7 @@ ls_status ls_bench(const struct ls_bench_options *o, struct ls_bench_result *res
                                     .batch = o->batch,
                                     .training = !o->inference,
                                     .evaluation = o->inference,
+                                    .fast = o->fast,
                                     .use_all_cores = o->inference};
   LS_TRY(choose(o, &options, err));
   char *cache = options.devices ? trainer_choice_cache() : NULL;

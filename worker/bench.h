@@ -16,6 +16,7 @@ struct ls_bench_options {
   unsigned steps;                     // measured ones, after a short warm-up
   unsigned devices;                   // 0: one a core (or all GPUs)
   unsigned shards;                    // 0: as many as devices
+  bool fast;                          // kernels that give other bits on another run will do
   bool inference;                     // forward only, batch norm folded
   Lockstep__V1__DeviceKind kind;      // 0: auto
   Lockstep__V1__Precision precision;  // 0: float32

@@ -8,7 +8,7 @@
 
 struct options {
   uint64_t batch, steps, devices, shards;
-  bool inference;
+  bool inference, fast;
   const char *kind, *precision;  // NULL: auto, float32
   enum ls_output_format format;
 };
@@ -78,6 +78,7 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
       .devices = (unsigned)options.devices,
       .shards = (unsigned)options.shards,
       .inference = options.inference,
+      .fast = options.fast,
       .kind = (Lockstep__V1__DeviceKind)kind,
       .precision = (Lockstep__V1__Precision)precision,
   };
@@ -102,6 +103,8 @@ static const struct ls_option rows[] = {
     {0, "precision", "NAME", LS_OPTION_TEXT, offsetof(struct options, precision), 0,
      "float32, tf32, bfloat16 or float16 (float32)"},
     {0, "inference", NULL, LS_OPTION_FLAG, offsetof(struct options, inference), 0, "forward pass only"},
+    {0, "fast", NULL, LS_OPTION_FLAG, offsetof(struct options, fast), 0,
+     "as reduce: fast: kernels that may give other bits on another run"},
     LS_OPTION_OUTPUT(struct options),
 };
 

@@ -9,9 +9,11 @@ import argparse
 import datetime
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # network, batch, bar, stretch (both: images/s of ours over PyTorch's), images/s to stretch for (0: none)
@@ -23,6 +25,11 @@ CASES = [
     ("resnet20", 256, 2.0, 4.0, 0),
 ]
 MEMORY_BAR, MEMORY_STRETCH = 0.8, 0.6  # ours over PyTorch's max_memory_allocated
+# Ours beside itself: name, what is over what, bar, stretch
+OWN = [
+    ("exact", "exact against fast", 0.90, 0.97),
+    ("input", "real HDF5 input against synthetic", 0.97, 0.99),
+]
 HALF = ("bfloat16", "float16")
 
 
@@ -36,9 +43,9 @@ class Failed(Exception):
     pass
 
 
-def ours(args, network, batch, steps, precision):
+def ours(args, network, batch, steps, precision, *more):
     command = [args.lockstep, "bench", network, "--batch", str(batch), "--steps", str(steps), "--devices", "1", "--shards",
-               "1", "--kind", args.kind, "--precision", precision, "-o", "json"]
+               "1", "--kind", args.kind, "--precision", precision, "-o", "json", *more]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise Failed(f"{' '.join(command)}: exit code {result.returncode}: {result.stderr.strip()[-400:]}")
@@ -132,6 +139,79 @@ def compare(args, case):
             "own_memory": pairs[0][0]["device_memory_bytes"], "device": pairs[0][0]["device"], "about": peer.about}
 
 
+JOB = """name: input
+model: {network}
+data: {{train: {data}:/train}}
+batch_size: {batch}
+shards: 1
+devices: {{count: 1, kind: {kind}}}
+steps: {steps}
+precision: {precision}
+optimizer: {{sgd: {{learning_rate: 0.0001, momentum: 0.9, weight_decay: 5e-4}}}}
+augment: [{{horizontal_flip: {{}}}}]
+checkpoint: {{every: never}}
+evaluation: {{every: never}}
+"""
+
+
+def make_images(path, count, side):
+    try:
+        import h5py
+        import numpy
+    except ImportError as error:
+        raise Failed(f"no data set can be made here: {error}") from error
+    random = numpy.random.default_rng(1)
+    with h5py.File(path, "w") as file:
+        images = file.create_dataset("train/images", (count, side, side, 3), numpy.uint8)
+        for first in range(0, count, 64):
+            images[first:first + 64] = random.integers(0, 256, (min(64, count - first), side, side, 3), numpy.uint8)
+        file["train/labels"] = random.integers(0, 10, count)
+
+
+def train_rate(args, job, output):
+    """Images a second over the middle of the run: the median of its reports."""
+    result = subprocess.run([args.lockstep, "train", job, "-O", output, "--fresh"], capture_output=True, text=True)
+    rates = [float(found.replace(",", "")) for found in re.findall(r"([\d,.]+) images/s", result.stdout + result.stderr)]
+    if result.returncode or len(rates) < 3:
+        raise Failed(f"lockstep train: exit code {result.returncode}, {len(rates)} reports: {result.stderr.strip()[-400:]}")
+    return statistics.median(rates[1:-1])
+
+
+def compare_input(args, network, batch, precision, expected, pairs):
+    """Training from a file in the page cache beside the same without."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, job = os.path.join(folder, "images.h5"), os.path.join(folder, "job.yaml")
+        make_images(data, 8 * batch, 32 if network == "resnet20" else 224)
+        steps = max(5, round(8 * expected / batch))  # reports come once a second
+        with open(job, "w", encoding="utf-8") as file:
+            file.write(JOB.format(network=network, data=data, batch=batch, kind=args.kind, steps=steps, precision=precision))
+        for _ in range(pairs):
+            real = train_rate(args, job, os.path.join(folder, "run"))
+            yield real, ours(args, network, batch, steps_for(args, expected, batch), precision)["images_per_s"]
+
+
+def compare_exact(args, network, batch, precision, expected, pairs):
+    steps = steps_for(args, expected, batch)
+    for _ in range(pairs):
+        exact = ours(args, network, batch, steps, precision)["images_per_s"]
+        yield exact, ours(args, network, batch, steps, precision, "--fast")["images_per_s"]
+
+
+def compare_own(args, case):
+    name, what, bar, stretch = case
+    network, batch = ("resnet50", 256) if args.kind == "gpu" else ("resnet20", 64)
+    precision, expected = best_of_ours(args, network, batch)
+    compare_these = {"exact": compare_exact, "input": compare_input}[name]
+    pairs = list(compare_these(args, network, batch, precision, expected, args.pairs))
+    ratios = [own / other for own, other in pairs]
+    device = ours(args, network, batch, 5, precision)["device"]
+    return {"network": f"{network}: {what}", "batch": batch, "bar": bar, "stretch": stretch, "rate": 0,
+            "precision": precision, "peer": "itself", "ours": statistics.median(own for own, _ in pairs),
+            "torch": statistics.median(other for _, other in pairs), "ratio": statistics.median(ratios),
+            "lowest": min(ratios), "highest": max(ratios), "memory": None, "own_memory": 0, "device": device,
+            "about": {"version": "none", "cudnn": "none"}}
+
+
 def verdict(row):
     if row["ratio"] < row["bar"]:
         return "missed"
@@ -169,7 +249,7 @@ def record(args, rows):
     lines = [f"\n## {datetime.date.today()}: {rows[0]['device']}, driver {driver()}, commit {commit()}\n",
              f"`tests/bench/gpu.sh {' '.join(sys.argv[1:])}`; PyTorch {rows[0]['about']['version']}, cuDNN "
              f"{rows[0]['about']['cudnn']}.\n",
-             "| network | batch | images/s | PyTorch images/s | ratio | device memory, ours / PyTorch | bar |",
+             "| network | batch | images/s | peer's images/s | ratio | device memory, ours / PyTorch | bar |",
              "|---|---|---|---|---|---|---|"]
     for r in rows:
         memory = f"{r['memory']:.2f} ({r['own_memory'] / 2**20:.0f} MiB)" if r["memory"] else "-"
@@ -184,7 +264,7 @@ def main():
     parser = argparse.ArgumentParser(prog="gpu.sh", description="Lockstep and PyTorch in turn on one GPU.")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="length of one measurement")
-    parser.add_argument("--only", action="append", help="NETWORK, or NETWORK:BATCH; may be repeated")
+    parser.add_argument("--only", action="append", help="NETWORK, NETWORK:BATCH, exact or input; may be repeated")
     parser.add_argument("--precisions", default=",".join(HALF), help="of which the best counts, on each side")
     parser.add_argument("--modes", default="default,reduce-overhead", help="of torch.compile, or eager; the best counts")
     parser.add_argument("--record", action="store_true", help="append a table to RESULTS.md")
@@ -196,12 +276,13 @@ def main():
     args = parser.parse_args()
     args.precisions, args.modes = args.precisions.split(","), args.modes.split(",")
     wanted = [c for c in CASES if not args.only or c[0] in args.only or f"{c[0]}:{c[1]}" in args.only]
+    wanted += [c for c in OWN if not args.only or c[0] in args.only]
     if not wanted:
-        parser.error(f"no such case (known: {', '.join(f'{c[0]}:{c[1]}' for c in CASES)})")
+        parser.error(f"no such case (known: {', '.join([f'{c[0]}:{c[1]}' for c in CASES] + [c[0] for c in OWN])})")
     rows, failed = [], False
     for case in wanted:
         try:
-            rows.append(compare(args, case))
+            rows.append((compare_own if case in OWN else compare)(args, case))
             print(text_of(rows[-1]), flush=True)
         except (Failed, ValueError, KeyError) as error:
             failed = True
