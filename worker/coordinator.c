@@ -9,12 +9,14 @@
 // writer (one at a time), the loader's readers.
 #include "worker/coordinator.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -562,10 +564,32 @@ static ls_status run_job(struct run *r, bool *was_stopped, struct ls_train_resul
 
 // A device that failed may keep those waiting for good who give its memory back. The outcome is in the log by then: the
 // process goes without.
-static void *leave(void *unused) {
-  (void)unused;
-  sleep(LEAVE_AFTER_S);
-  _exit(LS_EXIT_DEVICE);
+struct guard {
+  pthread_t thread;
+  sem_t cleared;
+  bool started;
+};
+
+static void *leave(void *argument) {
+  struct guard *guard = argument;
+  struct timespec end;
+  clock_gettime(CLOCK_REALTIME, &end);
+  end.tv_sec += LEAVE_AFTER_S;
+  int failed;
+  while ((failed = sem_timedwait(&guard->cleared, &end)) != 0 && errno == EINTR) continue;
+  if (failed) _exit(LS_EXIT_DEVICE);
+  return NULL;
+}
+
+static void guard_begin(struct guard *guard) {
+  sem_init(&guard->cleared, 0, 0);
+  guard->started = pthread_create(&guard->thread, NULL, leave, guard) == 0;
+}
+
+static void guard_end(struct guard *guard) {
+  sem_post(&guard->cleared);
+  if (guard->started) pthread_join(guard->thread, NULL);
+  sem_destroy(&guard->cleared);
 }
 
 ls_status ls_train(const struct ls_train_options *options, struct ls_train_result *result, struct ls_error *err) {
@@ -588,8 +612,8 @@ ls_status ls_train(const struct ls_train_options *options, struct ls_train_resul
   result->step = r.trainer ? r.trainer->step : 0;
   result->test_accuracy = r.last_accuracy;
   report_outcome(&r, result, err);
-  pthread_t guard;
-  bool guarded = result->exit == LS_EXIT_DEVICE && pthread_create(&guard, NULL, leave, NULL) == 0;
+  struct guard guard;
+  if (result->exit == LS_EXIT_DEVICE) guard_begin(&guard);
   ls_snapshot_free(r.snapshot);  // speaks of the trainer's graph
   if (r.trainer) ls_loader_free(r.trainer->loader);
   trainer_free(r.trainer);
@@ -598,9 +622,6 @@ ls_status ls_train(const struct ls_train_options *options, struct ls_train_resul
   free(r.checkpoints);
   free(r.job_json);
   report_close(&r.report);
-  if (guarded) {
-    pthread_cancel(guard);
-    pthread_join(guard, NULL);
-  }
+  if (result->exit == LS_EXIT_DEVICE) guard_end(&guard);
   return status;
 }
