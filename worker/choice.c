@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/file.h"
+#include "worker/footprint.h"
 #include "worker/trainer.h"
 
 int trainer_core_count(void) {
@@ -85,4 +86,28 @@ ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, 
   }
   *workers = (int)wanted;
   return LS_OK;
+}
+
+ls_status trainer_check_memory(const struct trainer_options *o, struct ls_error *err) {
+  struct ls_device_info info[LS_MAX_WORKERS];
+  int count = 0, devices = o->devices < o->workers ? o->devices : o->workers;
+  if (devices == 0) return LS_OK;
+  LS_TRY(o->ops->devices(info, LS_MAX_WORKERS, &count, err));
+  uint64_t least = UINT64_MAX;
+  for (int i = 0; i < devices && i < count && i < LS_MAX_WORKERS; i++) {
+    if (info[i].memory_bytes && info[i].memory_bytes < least) least = info[i].memory_bytes;
+  }
+  struct ls_footprint_options options = {.gpu = true,
+                                         .precision = o->precision,
+                                         .batch = (uint64_t)o->batch,
+                                         .shards = (unsigned)o->shards,
+                                         .devices = (unsigned)devices,
+                                         .workers_each = (unsigned)(o->workers / devices)};
+  // Workers that do not divide evenly: what one of a device's takes, at least.
+  if (o->workers % devices) options.devices = (unsigned)o->workers, options.workers_each = 1;
+  struct ls_graph *graph = NULL;
+  LS_TRY(ls_graph_build(o->network, &graph, err));
+  ls_status status = ls_footprint_check(graph, &options, least, err);
+  ls_graph_free(graph);
+  return status;
 }

@@ -23,7 +23,6 @@
 #include "base/file.h"
 #include "spec/spec.h"
 #include "worker/device.h"
-#include "worker/footprint.h"
 #include "worker/report.h"
 
 enum { REPORT_NS = 1000000000, LEAVE_AFTER_S = 10 };
@@ -318,31 +317,6 @@ static char *job_text(const struct run *r) {
   return NULL;
 }
 
-// Before anything is allocated: a job that is too large for its GPUs is told so, and what would fit.
-static ls_status check_memory(const struct trainer_options *o, struct ls_error *err) {
-  struct ls_device_info info[LS_MAX_WORKERS];
-  int count = 0, devices = o->devices < o->workers ? o->devices : o->workers;
-  if (devices == 0) return LS_OK;
-  LS_TRY(o->ops->devices(info, LS_MAX_WORKERS, &count, err));
-  uint64_t least = UINT64_MAX;
-  for (int i = 0; i < devices && i < count && i < LS_MAX_WORKERS; i++) {
-    if (info[i].memory_bytes && info[i].memory_bytes < least) least = info[i].memory_bytes;
-  }
-  struct ls_footprint_options options = {.gpu = true,
-                                         .precision = o->precision,
-                                         .batch = (uint64_t)o->batch,
-                                         .shards = (unsigned)o->shards,
-                                         .devices = (unsigned)devices,
-                                         .workers_each = (unsigned)(o->workers / devices)};
-  // Workers that do not divide evenly: what one of a device's takes, at least.
-  if (o->workers % devices) options.devices = (unsigned)o->workers, options.workers_each = 1;
-  struct ls_graph *graph = NULL;
-  LS_TRY(ls_graph_build(o->network, &graph, err));
-  ls_status status = ls_footprint_check(graph, &options, least, err);
-  ls_graph_free(graph);
-  return status;
-}
-
 static ls_status prepare(struct run *r, struct ls_error *err) {
   struct trainer_options options = {.ops = r->options->backend,
                                     .devices = (int)r->options->backend_devices,
@@ -363,7 +337,7 @@ static ls_status prepare(struct run *r, struct ls_error *err) {
   options.training = true;
   options.evaluation = r->job->data->validation && *r->job->data->validation;
   options.fast = r->job->reduce == LOCKSTEP__V1__REDUCE__REDUCE_FAST;
-  LS_TRY(check_memory(&options, err));
+  LS_TRY(trainer_check_memory(&options, err));
   char *record = ls_path_join(r->options->folder, "choices"), *cache = options.devices ? trainer_choice_cache() : NULL;
   options.record = record;
   options.cache = cache;
