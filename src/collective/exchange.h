@@ -1,12 +1,13 @@
 // Who sends which part of the slabs to whom, when the ranks' memories are apart: the schedule of the reduce-scatter in fixed
-// order and of the all-gather behind it, as pure functions of (ranks, slab, buckets). a transport (transport.h) carries it out.
+// order and of the all-gather behind it, as pure functions of (ranks, slab, buckets). A transport (transport.h) carries it out.
 //
 // The slab is cut into buckets, each bucket into one slice a rank, all at whole lines. In the reduce-scatter of a bucket
 // every rank sends each other rank the slice that that one owns, and receives the others' values of its own slice into a
 // staging area; then it sums them in the order of the ranks, in the balanced tree of collective.h, its own values where they
 // lie. A rank's values are the sum over the subtree of its shards, so the tree over the ranks is the upper part of the tree
 // over the shards, and the bits are those of any other number of ranks. In the all-gather every rank sends its slice of the
-// new parameters to all others, in place. Behind the slab lie a few floats (`tail`: metrics and flags), which every rank gets from all others.
+// new parameters to all others, in place. Behind the slab lie a few floats (`tail`: metrics and flags), which every rank
+// gets from all others.
 //
 // Staging of one rank: for each bucket, the slices of the other ranks in their order; at its end their tails.
 #ifndef LS_COLLECTIVE_EXCHANGE_H

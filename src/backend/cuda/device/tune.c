@@ -1,5 +1,6 @@
-// Choosing an engine for a convolution by measuring: the heuristics' first few that can be made ready (each costs about a
-// tenth of a second) run a few times on memory of their own, the one with the shortest time wins. See device.h; when it is done, and how often, backend/choices.h.
+// Choosing an engine for a convolution by measuring: the heuristics' first few that can be made ready run a few times on
+// memory of their own, the one with the shortest time wins. See device.h; when it is done, and how often:
+// backend/choices.h.
 #include <stdlib.h>
 #include <string.h>
 
