@@ -5,7 +5,6 @@ usage: tidy.py BUILD_FOLDER [FILE...]
 A file that passed is not looked at again until it, a header of the project or .clang-tidy changes (BUILD/tidy-cache).
 """
 import concurrent.futures
-import glob
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ def digest(paths):
 def main():
     tool = shutil.which("clang-tidy-14") or shutil.which("clang-tidy")
     if not tool:
-        sys.exit("clang-tidy is missing (package clang-tidy-14)")
+        sys.exit("clang-tidy is missing (packages clang-tidy-14 and libomp-14-dev, for its omp.h)")
     build = os.path.abspath(sys.argv[1])
     with open(os.path.join(build, "compile_commands.json")) as file:
         compiled = {os.path.relpath(c["file"], ROOT) for c in json.load(file)}
@@ -36,14 +35,8 @@ def main():
     common = digest([".clang-tidy", *headers])
     cache = os.path.join(build, "tidy-cache")
     os.makedirs(cache, exist_ok=True)
-    # GCC's own omp.h, which clang does not have; that one alone, as GCC's other headers would get in clang's way.
-    headers_of_gcc = os.path.join(cache, "include")
-    os.makedirs(headers_of_gcc, exist_ok=True)
-    for header in sorted(glob.glob("/usr/lib/gcc/*/*/include/omp.h"))[-1:]:
-        if not os.path.exists(os.path.join(headers_of_gcc, "omp.h")):
-            os.symlink(header, os.path.join(headers_of_gcc, "omp.h"))
     extra = [f"--extra-arg={a}" for a in ("-Wno-unknown-warning-option", "-Wno-unused-command-line-argument",
-                                          "-Wno-unknown-pragmas", f"-idirafter{headers_of_gcc}")]
+                                          "-Wno-unknown-pragmas")]
 
     def check(path):
         mark = os.path.join(cache, hashlib.sha256((common + digest([path])).encode()).hexdigest())
