@@ -179,34 +179,42 @@ static void on_outcome(void *user, const Lockstep__V1__Event *event) {
     *(int *)user = (int)event->outcome->failed_device;
 }
 
-static void test_lost_device(void **state) {
-  (void)state;
-  static struct ls_device_ops device;
-  device = *ls_backend_cuda_twin()->device;
-  device.input = lost;
+// Trains on two devices that work as `device` says; expects the second one to be named, and `reason`.
+static void expect_failure(const char *folder, int workers, int64_t patience_ns, const struct ls_device_ops *device,
+                           const char *reason) {
+  static struct ls_device_ops failing;
+  failing = *device;
   frail = *ls_backend_cuda_twin();
-  frail.device = &device;
+  frail.device = &failing;
   frail.open = open_frail;
   struct ls_error err = LS_ERROR_INIT;
   struct ls_train_result result;
   Lockstep__V1__Job *job = small_job(NULL);
-  char *path = small_path("lost");
-  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
+  char *path = small_path(folder);
   int failed = -1;
+  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
   struct ls_train_options options = {.job = job,
                                      .folder = path,
                                      .attempt = 1,
-                                     .devices = 4,
+                                     .devices = (unsigned)workers,
                                      .backend = &frail,
                                      .backend_devices = 2,
+                                     .patience_ns = patience_ns,
                                      .event = on_outcome,
                                      .user = &failed};
   assert_int_equal(ls_train(&options, &result, &err), LS_UNAVAILABLE);
   assert_int_equal(result.exit, LS_EXIT_DEVICE);
   assert_int_equal(failed, 1);
-  assert_non_null(strstr(err.text, "fallen off the bus"));
+  assert_non_null(strstr(err.text, reason));
   free(path);
   lockstep__v1__job__free_unpacked(job, NULL);
+}
+
+static void test_lost_device(void **state) {
+  (void)state;
+  struct ls_device_ops device = *ls_backend_cuda_twin()->device;
+  device.input = lost;
+  expect_failure("lost", 4, 0, &device, "fallen off the bus");
 }
 
 // The benchmark on devices, training and inference, with the same digest on any number of them.
@@ -274,33 +282,9 @@ static ls_status never_done(struct ls_backend *backend, struct ls_event *event, 
 
 static void test_stuck_device(void **state) {
   (void)state;
-  static struct ls_device_ops device;
-  device = *ls_backend_cuda_twin()->device;
+  struct ls_device_ops device = *ls_backend_cuda_twin()->device;
   device.event_done = never_done;
-  frail = *ls_backend_cuda_twin();
-  frail.device = &device;
-  frail.open = open_frail;
-  struct ls_error err = LS_ERROR_INIT;
-  struct ls_train_result result;
-  Lockstep__V1__Job *job = small_job(NULL);
-  char *path = small_path("stuck");
-  int failed = -1;
-  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
-  struct ls_train_options options = {.job = job,
-                                     .folder = path,
-                                     .attempt = 1,
-                                     .devices = 2,
-                                     .backend = &frail,
-                                     .backend_devices = 2,
-                                     .patience_ns = 50000000,
-                                     .event = on_outcome,
-                                     .user = &failed};
-  assert_int_equal(ls_train(&options, &result, &err), LS_UNAVAILABLE);
-  assert_int_equal(result.exit, LS_EXIT_DEVICE);
-  assert_int_equal(failed, 1);
-  assert_non_null(strstr(err.text, "rank 1 (gpu1) is stuck"));
-  free(path);
-  lockstep__v1__job__free_unpacked(job, NULL);
+  expect_failure("stuck", 2, 50000000, &device, "rank 1 (gpu1) is stuck");
 }
 
 static void test_choice(void **state) {
