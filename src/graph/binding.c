@@ -132,6 +132,12 @@ ls_status ls_binding_backward(struct ls_binding *binding, struct ls_stream *stre
   return run(binding, binding->plan->forward_count, binding->plan->step_count, stream, err);
 }
 
+ls_status ls_binding_backward_part(struct ls_binding *binding, int begin, int end, struct ls_stream *stream,
+                                   struct ls_error *err) {
+  int first = binding->plan->forward_count;
+  return run(binding, first + begin, first + end, stream, err);
+}
+
 const void *ls_binding_probabilities(const struct ls_binding *binding) { return binding->probabilities; }
 
 void ls_binding_profile(struct ls_binding *binding,

@@ -89,6 +89,21 @@ size_t ls_plan_scratch_bytes(
     const struct ls_plan *plan);  // part of the activations: what operations need while they run
 size_t ls_plan_unshared_bytes(const struct ls_plan *plan);  // the activations if nothing were reused; without scratch
 
+// Training: a stretch of the gradient slab, [begin, end) in floats, whole lines. After so many operations of the backward pass
+// every gradient in it is written, and no later one reads a parameter that lies there (gradients may be: batch norms read
+// their statistics): its sum may be made and its parameters overwritten while the pass goes on.
+enum { LS_PLAN_BUCKETS = 8 };
+struct ls_plan_bucket {
+  int64_t begin, end;
+  int operations;
+};
+// Cuts the slab (without the metrics) into at most `most` buckets, each of at least `least_bytes` unless there is only one;
+// fewer where another one gains nothing. In the slab's order: the backward pass completes them from the last to the first.
+ls_status ls_plan_buckets(const struct ls_plan *plan, int most, size_t least_bytes, struct ls_plan_bucket *buckets,
+                          int *count, struct ls_error *err);
+// The layer of a backward operation, counted from 0; "" where there is none.
+const char *ls_plan_backward_layer(const struct ls_plan *plan, int operation);
+
 // One buffer of the activation slab. Strings live as long as the plan.
 struct ls_plan_buffer {
   const char *layer, *operation;  // that writes it, or whose workspace it is
@@ -123,6 +138,9 @@ ls_status ls_binding_refresh(struct ls_binding *binding, struct ls_stream *strea
 ls_status ls_binding_forward(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err);
 // After forward, same stream. Writes (does not add to) the whole gradient slab.
 ls_status ls_binding_backward(struct ls_binding *binding, struct ls_stream *stream, struct ls_error *err);
+// Its operations [begin, end) alone; all of them must follow each other.
+ls_status ls_binding_backward_part(struct ls_binding *binding, int begin, int end, struct ls_stream *stream,
+                                   struct ls_error *err);
 // Inference: class probabilities of the last forward, float32 [batch, classes] row-major, in device memory.
 const void *ls_binding_probabilities(const struct ls_binding *binding);
 
