@@ -47,6 +47,7 @@ static ls_status generate(struct bench *b, struct ls_error *err) {
     b->batch.images = aligned_alloc(64, (bytes + 63) / 64 * 64);
   b->batch.labels = malloc((size_t)t->batch * sizeof *b->batch.labels);
   b->batch.valid = t->batch;
+  b->batch.height = in.dim[1], b->batch.width = in.dim[2];
   if (!b->batch.images || !b->batch.labels)
     return ls_fail(err, LS_NO_MEMORY, "no memory for %" PRId64 " images", t->batch);
   for (int64_t i = 0; i < values; i += 4) {

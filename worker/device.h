@@ -26,7 +26,7 @@ struct device_host {
   float metrics[LS_METRICS];
   uint32_t overflow[LS_MAX_WORKERS];
   float shard_metrics[LS_MAX_WORKERS][LS_METRICS];
-  int32_t labels[];  // of its images
+  int32_t labels[];  // of its images; behind them their places (struct ls_batch), where it has any
 };
 
 // One worker's own buffers, in device memory but for `host`.
@@ -34,8 +34,8 @@ struct device_worker {
   struct device_slabs *slabs;
   struct ls_stream *copy;  // uploads of the next batch, under the step
   struct ls_event *uploaded, *consumed, *computed, *ended;
-  uint8_t *pixels;                // [its images, h, w, c]
-  int32_t *labels, *next_labels;  // [its images]; the next ones: of the upload
+  uint8_t *pixels;                // [its images] windows, or stored images of at most LS_WHOLE_FACTOR times that
+  int32_t *labels, *next_labels;  // [its images]; the next ones: of the upload, with places as in device_host
   void *input;                    // [its images, h, w, c], normalised, in the plan's type
   struct ls_step_parameters *steps;
   struct ls_update_numbers *numbers;

@@ -11,6 +11,7 @@
 // Nothing is allocated on this path, and the host waits for the device once a step, at its end.
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "worker/device.h"
@@ -26,12 +27,17 @@ static ls_status fetch(struct worker *w, uint64_t index, struct ls_error *err) {
   LS_TRY(trainer_batch(t, index, &d->batch, err));
   w->wait_ns += ls_clock_ns() - start;
   d->batch_step = index;
-  struct ls_shape in = ls_graph_input_shape(t->graph);
-  int64_t images = t->shard_batch * t->shards_each, first = w->index * images, bytes = ls_shape_elements(&in);
-  for (int64_t i = 0; i < images; i++) d->host->labels[i] = d->batch->labels[first + i];
+  const struct ls_batch *batch = d->batch;
+  int64_t images = t->shard_batch * t->shards_each, first = w->index * images,
+          words = batch->places ? LS_PLACE_WORDS : 0;
+  int64_t bytes = batch->height * batch->width * ls_graph_input_shape(t->graph).dim[0];
+  memcpy(d->host->labels, batch->labels + first, (size_t)images * sizeof(int32_t));
+  if (words)
+    memcpy(d->host->labels + images, batch->places + first * words, (size_t)(images * words) * sizeof(int32_t));
   LS_TRY(ops->stream_wait_event(&w->backend, d->copy, d->consumed, err));
-  LS_TRY(ops->upload(&w->backend, d->copy, d->next_labels, d->host->labels, (size_t)images * sizeof *d->labels, err));
-  LS_TRY(ops->upload(&w->backend, d->copy, d->pixels, (const uint8_t *)d->batch->images + first * bytes,
+  LS_TRY(ops->upload(&w->backend, d->copy, d->next_labels, d->host->labels,
+                     (size_t)(images * (1 + words)) * sizeof(int32_t), err));
+  LS_TRY(ops->upload(&w->backend, d->copy, d->pixels, (const uint8_t *)batch->images + first * bytes,
                      (size_t)(images * bytes), err));
   return ops->event_record(&w->backend, d->uploaded, d->copy, err);
 }
@@ -57,9 +63,12 @@ static ls_status make_input(struct worker *w, struct ls_error *err) {
                            .out = d->input,
                            .dtype = t->dtype,
                            .images = (int32_t)(t->shard_batch * t->shards_each),
+                           .height = (int32_t)d->batch->height,
+                           .width = (int32_t)d->batch->width,
+                           .h = (int32_t)in.dim[1],
+                           .w = (int32_t)in.dim[2],
                            .c = (int32_t)in.dim[0]};
-  input.h = input.height = (int32_t)in.dim[1];
-  input.w = input.width = (int32_t)in.dim[2];
+  if (d->batch->places) input.places = d->next_labels + input.images;
   for (int c = 0; c < 4; c++) {
     input.scale[c] = t->normalisation.scale[c];
     input.bias[c] = t->normalisation.bias[c];

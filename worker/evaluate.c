@@ -78,6 +78,7 @@ ls_status trainer_loader_new(struct trainer *t, const struct ls_loader_options *
   if (t->devices) {
     o.output = LS_U8;
     o.channels_last = true;
+    o.whole = true;
     o.allocate = allocate_pinned;
     o.release = release_pinned;
     o.user = &t->worker[0];

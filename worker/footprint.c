@@ -68,9 +68,10 @@ static void add_up(const struct ls_graph *graph, const struct ls_footprint_optio
         ls_plan_parameter_bytes(plan) / sizeof(float) / LS_DEVICE_LINE * sizeof(uint16_t) +
         (uint64_t)ls_plan_parameter_count(plan) * sizeof(struct ls_update_rule);
     f->bytes[LS_FOOTPRINT_EVALUATION] += ls_plan_folded_bytes(evaluation);
-    // As stored and as the first layer wants them; labels of this batch and the next.
+    // As stored and as the first layer wants them; labels of this batch and the next, with the next one's places.
     f->bytes[LS_FOOTPRINT_INPUT] =
-        device_images * (images_bytes + 2 * sizeof(int32_t)) + o->shards / o->devices * ls_plan_input_bytes(plan);
+        device_images * (LS_WHOLE_FACTOR * images_bytes + (2 + LS_PLACE_WORDS) * sizeof(int32_t)) +
+        o->shards / o->devices * ls_plan_input_bytes(plan);
   } else {
     f->bytes[LS_FOOTPRINT_INPUT] = RING_BATCHES * o->batch * (images_bytes * sizeof(float) + sizeof(int32_t));
   }

@@ -239,6 +239,16 @@ void ls_augmenter_view(const struct ls_augmenter *a, int64_t height, int64_t wid
   if (!view->source.height || !view->source.width) view->source.height = view->source.width = 0;
 }
 
+bool ls_augmenter_only_cuts(const struct ls_augmenter *a) {
+  return !a->training || (a->window != LS_WINDOW_RESIZED && !a->min_side && !a->op_count);
+}
+
+void ls_augmenter_place(const struct ls_view *view, int32_t *place) {
+  place[0] = (int32_t)(view->y.first - view->y.begin);
+  place[1] = (int32_t)(view->x.first - view->x.begin);
+  place[2] = view->flip;
+}
+
 // ---- pixels
 
 void ls_augment_scratch_release(struct ls_augment_scratch *scratch) {

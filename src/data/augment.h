@@ -81,6 +81,11 @@ struct ls_augment_scratch {
 };
 void ls_augment_scratch_release(struct ls_augment_scratch *scratch);
 
+// Whether windows are cut out of stored images, mirrored at most, and nothing else is done to any of them. For such views:
+// top, left, mirrored of the window in the stored image (LS_PLACE_WORDS).
+bool ls_augmenter_only_cuts(const struct ls_augmenter *augmenter);
+void ls_augmenter_place(const struct ls_view *view, int32_t *place);
+
 // Whether what goes out is view->source as it is stored: a crop, and nothing else.
 bool ls_augmenter_is_crop(const struct ls_augmenter *augmenter, const struct ls_view *view);
 

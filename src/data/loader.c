@@ -35,6 +35,7 @@ struct wanted {
 struct slot {
   struct ls_batch batch;  // first: the consumer's pointer is the slot's
   struct wanted *wanted;  // [valid], in the file's order
+  int32_t *places;        // of the batch; NULL: images are cut here
   enum slot_state state;
   int parts_left, consumers_left;
   ls_status status;  // of the readers
@@ -59,6 +60,7 @@ struct ls_loader {
   struct ls_augmenter augmenter;
   struct ls_sampler sampler;
   uint64_t next_window;  // shuffled blocks: the next one to be told to the disk, counted through all epochs
+  bool whole;            // images are delivered as they are stored
   size_t image_bytes;    // of one delivered image
   int parts;             // of a batch
   uint64_t batches;      // of an evaluation pass; UINT64_MAX in training
@@ -204,6 +206,7 @@ static void begin_part(struct hands *hands, struct part *part) {
     int64_t height, width;
     if (ls_dataset_image_size(l->options.dataset, w->sample, &height, &width, &part->error) != LS_OK) break;
     ls_augmenter_view(&l->augmenter, height, width, w->epoch, w->sample, w->crop, &part->views[i]);
+    if (l->whole) part->views[i].source = (struct ls_rect){.height = height, .width = width};
     if (ls_reader_queue(hands->reader, part->first_place + i, w->sample, &part->views[i].source, &part->error) == LS_OK)
       part->queued++;
   }
@@ -233,15 +236,19 @@ static void end_part(struct hands *hands, struct part *part) {
     struct ls_error error = LS_ERROR_INIT;
     void *out = (char *)batch->images + (size_t)w->place * l->image_bytes;
     int place = part->first_place + i;
-    bool rows = ls_augmenter_is_crop(&l->augmenter, &part->views[i]) && ls_reader_has_rows(hands->reader);
+    const struct ls_view *view = &part->views[i];
+    bool rows = (l->whole || ls_augmenter_is_crop(&l->augmenter, view)) && ls_reader_has_rows(hands->reader);
     if ((rows ? ls_reader_take_rows(hands->reader, place, out, &error)
               : ls_reader_take(hands->reader, place, &pixels, &error)) == LS_OK)
       read_label(l, w->sample, &batch->labels[w->place], &error);
     int64_t before = now, middle = ls_clock_ns();
     if (error.status == LS_OK && part->error.status == LS_OK) {
-      if (!rows)
-        ls_augmenter_apply(&l->augmenter, &part->views[i], pixels.data, pixels.stride_bytes, &hands->scratch, out,
-                           &error);
+      if (l->whole) {
+        if (!rows) memcpy(out, pixels.data, l->image_bytes);
+        ls_augmenter_place(view, part->slot->places + w->place * LS_PLACE_WORDS);
+      } else if (!rows) {
+        ls_augmenter_apply(&l->augmenter, view, pixels.data, pixels.stride_bytes, &hands->scratch, out, &error);
+      }
       part->decode_ns += pixels.decode_ns;
       part->read_ns += middle - before - pixels.decode_ns;
     }
@@ -253,6 +260,7 @@ static void end_part(struct hands *hands, struct part *part) {
   for (int64_t i = batch->valid; part->number == 0 && i < l->options.batch; i++) {
     batch->labels[i] = -1;
     memset((char *)batch->images + (size_t)i * l->image_bytes, 0, l->image_bytes);
+    if (l->whole) memset(part->slot->places + i * LS_PLACE_WORDS, 0, LS_PLACE_WORDS * sizeof(int32_t));
   }
   part->bytes += ls_reader_bytes(hands->reader) - bytes;
   part->busy_ns += ls_clock_ns() - start;
@@ -306,10 +314,30 @@ static ls_status allocate_images(struct ls_loader *l, struct slot *slot, struct 
   }
   slot->wanted = calloc((size_t)l->options.batch, sizeof *slot->wanted);
   slot->batch.labels = aligned_alloc(64, ((size_t)l->options.batch * sizeof(int32_t) + 63) / 64 * 64);
-  if (slot->batch.images && slot->batch.labels && slot->wanted) return LS_OK;
+  if (l->whole) slot->places = calloc((size_t)l->options.batch * LS_PLACE_WORDS, sizeof *slot->places);
+  slot->batch.places = slot->places;
+  slot->batch.height = l->whole ? l->options.dataset->info.height : l->options.crop_height;
+  slot->batch.width = l->whole ? l->options.dataset->info.width : l->options.crop_width;
+  if (slot->batch.images && slot->batch.labels && slot->wanted && (!l->whole || slot->places)) return LS_OK;
   return ls_fail(err, LS_NO_MEMORY,
                  "cannot allocate a batch of %.1f MiB; a smaller prefetch.depth or batch_size needs less",
                  (double)bytes / 1048576);
+}
+
+// The one rule that says who cuts. A consumer that can (a device, whose input kernel reads every pixel anyway) gets stored
+// images whole where readers have nothing else to do with them: then they go from the file to the batch untouched. The
+// readers cut
+//   - encoded and chunked images: these are decoded or copied here in any case, and sizes may differ;
+//   - what is resized (random_resized_crop, scale_jitter): a filter of its own for each image;
+//   - what has its colours changed;
+//   - images of more than LS_WHOLE_FACTOR times the window's pixels: so many times the bytes would come from the disk and
+//     travel to the device, where a reader fetches the window's rows alone.
+static bool leaves_whole(const struct ls_loader *l) {
+  const struct ls_loader_options *o = &l->options;
+  const struct ls_dataset_info *info = &o->dataset->info;
+  return o->whole && o->output == LS_U8 && o->channels_last && o->dataset->stored == LS_STORED_RAW &&
+         ls_augmenter_only_cuts(&l->augmenter) &&
+         info->height * info->width <= LS_WHOLE_FACTOR * o->crop_height * o->crop_width;
 }
 
 static int default_readers(void) {
@@ -337,8 +365,9 @@ ls_status ls_loader_new(const struct ls_loader_options *options, struct ls_loade
   pthread_cond_init(&l->changed_ready, NULL);
   const struct ls_dataset_info *info = &options->dataset->info;
   ls_status status = ls_augmenter_init(&l->augmenter, options, info->smallest_height, info->smallest_width, err);
-  l->image_bytes =
-      (size_t)(options->crop_height * options->crop_width * info->channels) * ls_dtype_bytes(options->output);
+  l->whole = status == LS_OK && leaves_whole(l);
+  int64_t pixels = l->whole ? info->height * info->width : options->crop_height * options->crop_width;
+  l->image_bytes = (size_t)(pixels * info->channels) * ls_dtype_bytes(options->output);
   l->slots = calloc((size_t)l->depth, sizeof *l->slots);
   l->threads = calloc((size_t)l->readers, sizeof *l->threads);
   if (status == LS_OK && (!l->slots || !l->threads)) status = ls_fail(err, LS_NO_MEMORY, "no memory for the loader");
@@ -380,6 +409,7 @@ void ls_loader_free(struct ls_loader *l) {
     else
       free(l->slots[i].batch.images);
     free(l->slots[i].batch.labels);
+    free(l->slots[i].places);
     free(l->slots[i].wanted);
   }
   free(l->slots);

@@ -19,6 +19,9 @@
 
 struct ls_loader;
 
+// Of an image that is left whole: its stored pixels are at most so many times its window's; the words of its place.
+enum { LS_WHOLE_FACTOR = 2, LS_PLACE_WORDS = 3 };
+
 struct ls_loader_options {
   struct ls_dataset *dataset;       // must outlive the loader
   bool training;                    // false: one pass in order, centre crop, no augmentation
@@ -34,6 +37,7 @@ struct ls_loader_options {
   int readers;                    // 0: chosen
   int depth;                      // batches in the ring; 0: 3
   bool direct;                    // O_DIRECT
+  bool whole;                     // the consumer can cut images itself: they may be left whole (ls_batch.places)
   int consumers;                  // how many `done` calls free a batch (the workers)
   uint64_t first_batch;           // resume: index of the first batch delivered
   // Memory for the ring (pinned on CUDA); NULL: ordinary, 64-byte aligned.
@@ -46,9 +50,13 @@ struct ls_loader_options {
 
 struct ls_batch {
   uint64_t index;   // k
-  void *images;     // B images, 64-byte aligned
+  void *images;     // B images [height, width, C], or as options.channels_last says, 64-byte aligned
   int32_t *labels;  // B; -1: filler
   int64_t valid;    // images that count (B in training)
+  // [B, LS_PLACE_WORDS]: top, left, mirrored of the window in each image, for images that were left whole; what lies
+  // outside is black. NULL: the images are the windows.
+  const int32_t *places;
+  int64_t height, width;  // of the images
 };
 
 ls_status ls_loader_new(const struct ls_loader_options *options, struct ls_loader **loader, struct ls_error *err);

@@ -288,6 +288,10 @@ bool ls_reader_has_rows(const struct ls_reader *r) { return !r->direct && !r->ca
 static int list_rows(const struct place *p, size_t row_bytes, uint8_t *gap, uint8_t *out, struct iovec *pieces,
                      int most) {
   int count = 0;
+  if (row_bytes == p->stride_bytes) {  // whole rows lie one behind the other
+    pieces[0] = (struct iovec){out + p->done, p->bytes - p->done};
+    return 1;
+  }
   size_t skip = p->stride_bytes - row_bytes, row = p->done / p->stride_bytes, within = p->done % p->stride_bytes;
   for (size_t at = p->done; at < p->bytes && count + 2 <= most; row++, within = 0) {
     size_t in_row = within < row_bytes ? row_bytes - within : 0, in_gap = in_row ? skip : p->stride_bytes - within;
