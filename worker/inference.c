@@ -1,5 +1,5 @@
 // A trained model at work: inference.h. The network is that of the job in the checkpoint; evaluation runs by the same
-// workers as during training, prediction by one worker with the threads of all cores.
+// workers as during training, prediction by one worker: on a GPU, or with the threads of all cores.
 #include "worker/inference.h"
 
 #include <inttypes.h>
@@ -10,7 +10,7 @@
 
 #include "base/clock.h"
 #include "spec/spec.h"
-#include "worker/trainer.h"
+#include "worker/device.h"
 
 struct model {
   Lockstep__V1__Job *job;
@@ -39,23 +39,35 @@ static ls_status open_model(const char *path, int64_t batch, unsigned devices, s
   options.shards = shards;
   options.workers = workers;
   options.evaluation = true;
-  if (options.devices) options.precision = m->job->precision;
-  LS_TRY(trainer_new(&options, m->job, &m->trainer, err));
+  if (options.devices && !options.precision) options.precision = m->job->precision;
+  char *cache = options.devices ? trainer_choice_cache() : NULL;
+  options.cache = cache;
+  ls_status status = trainer_new(&options, m->job, &m->trainer, err);
+  free(cache);
+  if (status != LS_OK) return status;
   LS_TRY(ls_snapshot_new(m->trainer->graph, &m->snapshot, err));
   LS_TRY(ls_checkpoint_read(path, m->snapshot, err));
   return model_load(m->trainer, m->snapshot, err);
 }
 
+// What a model runs on: `ops` with so many devices where a test names them, else by `kind`. *precision: the job's on GPUs
+// unless one was asked for.
+static ls_status choose_devices(Lockstep__V1__DeviceKind kind, Lockstep__V1__Precision precision,
+                                struct trainer_options *options, struct ls_error *err) {
+  if (!options->ops) {
+    LS_TRY(trainer_backend(kind ? kind : LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO, &options->ops, &options->devices,
+                           err));
+  }
+  if (precision) LS_TRY(trainer_check_precision(precision, options->devices, err));
+  options->precision = precision;
+  return LS_OK;
+}
+
 static ls_status evaluate(struct model *m, const struct ls_evaluate_options *o, struct ls_evaluate_result *result,
                           struct ls_error *err) {
   struct trainer_options options = {.ops = o->backend, .devices = (int)o->backend_devices};
-  Lockstep__V1__DeviceKind kind = o->kind ? o->kind : LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO;
-  if (!o->backend) LS_TRY(trainer_backend(kind, &options.ops, &options.devices, err));
-  char *cache = options.devices ? trainer_choice_cache() : NULL;
-  options.cache = cache;
-  ls_status opened = open_model(o->model, o->batch, o->devices, options, m, err);
-  free(cache);
-  if (opened != LS_OK) return opened;
+  LS_TRY(choose_devices(o->kind, o->precision, &options, err));
+  LS_TRY(open_model(o->model, o->batch, o->devices, options, m, err));
   const Lockstep__V1__Data *d = m->job->data;
   const char *location = o->data ? o->data : d->validation;
   if (!location || !*location)
@@ -125,7 +137,6 @@ static float pixel(const struct ls_predict_image *image, int64_t y, int64_t x, i
 
 struct target {
   int64_t channels, height, width;
-  const float *mean, *deviation;  // per channel
 };
 
 // One value of the output: the image through both filters.
@@ -141,20 +152,20 @@ static float sample(const struct ls_predict_image *image, const struct taps *row
   return sum;
 }
 
+// Whole values, as a data set stores them.
 static void fill(const struct ls_predict_image *image, const struct target *t, struct taps *const *rows,
-                 struct taps *const *columns, float *out) {
-  for (int64_t c = 0; c < t->channels; c++) {
-    float mean = t->mean ? t->mean[c] : 0, scale = t->deviation ? 1 / t->deviation[c] : 1;
-    for (int64_t y = 0; y < t->height; y++) {
-      for (int64_t x = 0; x < t->width; x++)
-        *out++ = (sample(image, rows[y], columns[x], c, t->channels) - mean) * scale;
+                 struct taps *const *columns, uint8_t *out) {
+  for (int64_t y = 0; y < t->height; y++) {
+    for (int64_t x = 0; x < t->width; x++) {
+      for (int64_t c = 0; c < t->channels; c++)
+        *out++ = (uint8_t)lrintf(fminf(255, fmaxf(0, sample(image, rows[y], columns[x], c, t->channels))));
     }
   }
 }
 
-// The image as the network takes it: [channels, height, width], normalised.
-static ls_status prepare_image(const struct ls_predict_image *image, const struct target *t, float *out,
-                               struct ls_error *err) {
+// The image as a data set of the network's size would hold it: out [height, width, channels].
+static ls_status resize(const struct ls_predict_image *image, const struct target *t, uint8_t *out,
+                        struct ls_error *err) {
   double scale = fmin((double)image->height / (double)t->height, (double)image->width / (double)t->width);
   double top = ((double)image->height - scale * (double)t->height) / 2;
   double left = ((double)image->width - scale * (double)t->width) / 2;
@@ -190,41 +201,95 @@ static void rank(const float *probabilities, int64_t classes, const struct ls_da
   }
 }
 
-static ls_status predict(struct model *m, const char *path, const struct ls_predict_image *images, size_t count,
-                         struct ls_prediction *predictions, struct ls_error *err) {
-  LS_TRY(open_model(path, 1, 1, (struct trainer_options){.use_all_cores = true}, m, err));
+// As in training: see ls_loader_normalisation. The job carries what was taken from its data set.
+static void set_normalisation(struct trainer *t, const Lockstep__V1__Data *d, int64_t channels) {
+  for (int64_t c = 0; c < channels && c < 4; c++) {
+    float mean = d->n_mean ? d->mean[c] : 0, deviation = d->n_deviation ? d->deviation[c] : 255;
+    if (!(deviation > 0)) deviation = 1;
+    t->normalisation.scale[c] = 1 / deviation;
+    t->normalisation.bias[c] = -mean / deviation;
+  }
+}
+
+// What the loader hands over: for a device as it is stored, for the CPU [channels, height, width], normalised.
+struct prepared {
+  uint8_t *pixels;
+  float *values, *probabilities;
+  struct ls_batch batch;
+  int32_t label;
+};
+
+static void free_prepared(struct prepared *p) {
+  free(p->pixels);
+  free(p->values);
+  free(p->probabilities);
+}
+
+static ls_status make_prepared(struct trainer *t, const struct target *target, struct prepared *p,
+                               struct ls_error *err) {
+  size_t values = (size_t)(target->channels * target->height * target->width);
+  size_t bytes = ls_plan_input_bytes(t->worker[0].evaluation_plan);
+  p->pixels = malloc(values);
+  p->values = t->devices ? NULL : aligned_alloc(64, (bytes + 63) / 64 * 64);
+  p->probabilities = calloc((size_t)ls_graph_classes(t->graph), sizeof *p->probabilities);
+  t->evaluation_parts = calloc(LS_METRICS, sizeof *t->evaluation_parts);
+  if (!p->pixels || (!p->values && !t->devices) || !p->probabilities || !t->evaluation_parts)
+    return ls_fail(err, LS_NO_MEMORY, "no memory for an image");
+  p->label = -1;
+  p->batch = (struct ls_batch){.images = t->devices ? (void *)p->pixels : p->values, .labels = &p->label, .valid = 1};
+  t->generated = &p->batch;
+  t->evaluation_batches = 1;
+  return LS_OK;
+}
+
+static void normalise(const struct trainer *t, const struct target *target, struct prepared *p) {
+  int64_t plane = target->height * target->width;
+  for (int64_t c = 0; c < target->channels; c++) {
+    for (int64_t i = 0; i < plane; i++)
+      p->values[c * plane + i] =
+          (float)p->pixels[i * target->channels + c] * t->normalisation.scale[c] + t->normalisation.bias[c];
+  }
+}
+
+// In the worker's thread, which the plan belongs to; then the probabilities to the host.
+static ls_status run_image(struct trainer *t, const struct target *target, struct prepared *p, struct ls_error *err) {
+  struct worker *w = &t->worker[0];
+  size_t bytes = (size_t)ls_graph_classes(t->graph) * sizeof *p->probabilities;
+  if (!t->devices) normalise(t, target, p);
+  LS_TRY(trainer_run(t, COMMAND_EVALUATE, err));
+  const struct ls_binding *binding = t->devices ? w->device->evaluation[0] : w->evaluation_binding;
+  return t->ops->download(&w->backend, NULL, p->probabilities, ls_binding_probabilities(binding), bytes, err);
+}
+
+static ls_status predict(struct model *m, const struct ls_predict_options *o, const struct ls_predict_image *images,
+                         size_t count, struct ls_prediction *predictions, struct ls_error *err) {
+  struct trainer_options options = {.ops = o->backend, .devices = (int)o->backend_devices, .use_all_cores = true};
+  LS_TRY(choose_devices(o->kind, o->precision, &options, err));
+  LS_TRY(open_model(o->model, 1, 1, options, m, err));
   const Lockstep__V1__Data *d = m->job->data;
-  struct worker *w = &m->trainer->worker[0];
-  struct ls_shape in = ls_graph_input_shape(m->trainer->graph);
-  struct target target = {in.dim[0], in.dim[1], in.dim[2], d->n_mean ? d->mean : NULL,
-                          d->n_deviation ? d->deviation : NULL};
-  int64_t classes = ls_graph_classes(m->trainer->graph);
-  int32_t label = -1;
+  struct trainer *t = m->trainer;
+  struct ls_shape in = ls_graph_input_shape(t->graph);
+  struct target target = {in.dim[0], in.dim[1], in.dim[2]};
   struct ls_dataset *names = NULL;
   if (d->train && ls_dataset_open(d->train, d->images, d->labels, &names, NULL) != LS_OK) names = NULL;
-  float *input = aligned_alloc(64, (ls_plan_input_bytes(w->evaluation_plan) + 63) / 64 * 64);
-  ls_status status = input ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory for an image");
-  struct ls_batch batch = {.images = input, .labels = &label, .valid = 1};
-  m->trainer->generated = &batch;
-  m->trainer->evaluation_batches = 1;
-  m->trainer->evaluation_parts = calloc(LS_METRICS, sizeof *m->trainer->evaluation_parts);
-  if (status == LS_OK && !m->trainer->evaluation_parts) status = ls_fail(err, LS_NO_MEMORY, "no memory for results");
-  if (status == LS_OK) status = trainer_refresh(m->trainer, err);
+  struct prepared p = {.pixels = NULL};
+  set_normalisation(t, d, in.dim[0]);
+  ls_status status = make_prepared(t, &target, &p, err);
+  if (status == LS_OK) status = trainer_refresh(t, err);
   for (size_t i = 0; i < count && status == LS_OK; i++) {
-    status = prepare_image(&images[i], &target, input, err);
-    if (status != LS_OK) break;
-    status = trainer_run(m->trainer, COMMAND_EVALUATE, err);  // in the worker's thread, which the plan belongs to
-    if (status == LS_OK) rank(ls_binding_probabilities(w->evaluation_binding), classes, names, &predictions[i]);
+    status = resize(&images[i], &target, p.pixels, err);
+    if (status == LS_OK) status = run_image(t, &target, &p, err);
+    if (status == LS_OK) rank(p.probabilities, ls_graph_classes(t->graph), names, &predictions[i]);
   }
-  free(input);
+  free_prepared(&p);
   if (names) ls_dataset_close(names);
   return status;
 }
 
-ls_status ls_predict(const char *model, const struct ls_predict_image *images, size_t count,
+ls_status ls_predict(const struct ls_predict_options *options, const struct ls_predict_image *images, size_t count,
                      struct ls_prediction *predictions, struct ls_error *err) {
   struct model m = {0};
-  ls_status status = predict(&m, model, images, count, predictions, err);
+  ls_status status = predict(&m, options, images, count, predictions, err);
   close_model(&m);
   return status;
 }

@@ -18,7 +18,9 @@ struct ls_evaluate_options {
   const char *data;               // "FILE.h5:/group"; NULL: the job's validation data
   unsigned batch;                 // images a run; 0: chosen
   unsigned devices;               // 0: one a core
-  Lockstep__V1__DeviceKind kind;  // 0: auto. GPUs compute in the job's precision, the CPU in float32
+  Lockstep__V1__DeviceKind kind;  // 0: auto
+  // 0: the job's on GPUs, float32 on the CPU, which has no other.
+  Lockstep__V1__Precision precision;
   // For tests: this backend with so many devices. NULL: by `kind`.
   const struct ls_backend_ops *backend;
   unsigned backend_devices;
@@ -36,7 +38,8 @@ ls_status ls_evaluate(const struct ls_evaluate_options *options, struct ls_evalu
                       struct ls_error *err);
 
 // One decoded image: pixels [height, width, channels], channels 1 (grey) or 3 (RGB), 0-255. It is converted to the
-// network's channels, resized so that its shorter side fits, cropped to the centre, and normalised as in training.
+// network's channels, resized so that its shorter side fits, cropped to the centre, rounded to whole values as a data set
+// holds them, and normalised as in training.
 struct ls_predict_image {
   const uint8_t *pixels;
   int64_t height, width, channels;
@@ -53,7 +56,17 @@ struct ls_prediction {
   } top[LS_PREDICT_TOP];  // best first
 };
 
-ls_status ls_predict(const char *model, const struct ls_predict_image *images, size_t count,
+struct ls_predict_options {
+  const char *model;                  // checkpoint file
+  Lockstep__V1__DeviceKind kind;      // 0: auto
+  Lockstep__V1__Precision precision;  // as above
+  // For tests: as above.
+  const struct ls_backend_ops *backend;
+  unsigned backend_devices;
+};
+
+// One image after another, on one device: what is said of an image does not depend on the others.
+ls_status ls_predict(const struct ls_predict_options *options, const struct ls_predict_image *images, size_t count,
                      struct ls_prediction *predictions, struct ls_error *err);
 
 #endif

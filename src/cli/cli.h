@@ -65,6 +65,8 @@ struct ls_option {
 // Rows that many commands share. `type` is the command's option struct.
 #define LS_OPTION_OUTPUT(type) \
   { 'o', "output", "table|json", LS_OPTION_FORMAT, offsetof(type, format), 0, "how the answer is printed" }
+#define LS_OPTION_KIND(type) \
+  { 0, "kind", "KIND", LS_OPTION_TEXT, offsetof(type, kind), 0, "devices: auto, cpu or gpu (auto)" }
 #define LS_OPTION_SET(type)                                             \
   {                                                                     \
     0, "set", "KEY=VALUE", LS_OPTION_LIST, offsetof(type, set), 0,      \
@@ -107,6 +109,10 @@ void ls_options_help(const struct ls_command *command, FILE *out);
 int ls_cli_fail(const struct ls_error *err);
 // The number of --kind in the schema (auto where it was not given); 0 after complaining about another word.
 int ls_cli_device_kind(const char *text);
+// The same for --precision.
+int ls_cli_precision(const char *text);
+enum { LS_CLI_PRECISIONS = 4 };
+extern const char *const ls_cli_precisions[LS_CLI_PRECISIONS];  // in the order of the schema, which begins at 1
 // The same as ls_cli_fail with a text of one's own; returns `code`.
 int ls_cli_complain(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool ls_cli_is_terminal(FILE *stream);

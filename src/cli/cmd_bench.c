@@ -13,8 +13,6 @@ struct options {
   enum ls_output_format format;
 };
 
-static const char *const precisions[] = {"float32", "tf32", "bfloat16", "float16"};
-
 static void print_result(const struct options *options, const char *model, const struct ls_bench_result *result) {
   char text[32];
   if (options->format == LS_OUTPUT_JSON) {
@@ -30,12 +28,12 @@ static void print_result(const struct options *options, const char *model, const
         options->inference ? "true" : "false", result->images_per_s, result->step_ms, result->step_ms_low,
         result->step_ms_high, result->input_wait, (unsigned long long)result->peak_rss_bytes,
         (unsigned long long)result->device_memory_bytes, result->workers, result->shards, result->device,
-        options->precision ? options->precision : precisions[0], result->parameters_sha256);
+        options->precision ? options->precision : ls_cli_precisions[0], result->parameters_sha256);
     ls_string_release(&name);
     return;
   }
   printf("%s, %s in %s on %s, batch %llu, %u worker%s, %u shard%s\n", model,
-         options->inference ? "inference" : "training", options->precision ? options->precision : precisions[0],
+         options->inference ? "inference" : "training", options->precision ? options->precision : ls_cli_precisions[0],
          result->device, (unsigned long long)options->batch, result->workers, result->workers == 1 ? "" : "s",
          result->shards, result->shards == 1 ? "" : "s");
   printf("images_per_s    %s\n", ls_format_rate(text, result->images_per_s));
@@ -47,15 +45,6 @@ static void print_result(const struct options *options, const char *model, const
     printf("device_memory_bytes  %s\n", ls_format_bytes(text, (double)result->device_memory_bytes));
 }
 
-// 1 and up; 0: not one of them.
-static int number_of(const char *text, const char *const *names, int count) {
-  if (!text) return 1;
-  for (int i = 0; i < count; i++) {
-    if (strcmp(text, names[i]) == 0) return i + 1;
-  }
-  return 0;
-}
-
 static int run(struct ls_cli *cli, int count, char **arguments) {
   (void)count;
   struct options options = *(const struct options *)cli->options;
@@ -64,12 +53,8 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
   if (options.batch == 0) options.batch = 256;
   if (options.steps == 0) options.steps = 20;
   int kind = ls_cli_device_kind(options.kind);
-  int precision = number_of(options.precision, precisions, LS_COUNT(precisions));
-  if (!kind) return LS_CLI_USAGE;
-  if (!precision) {
-    return ls_cli_complain(LS_CLI_USAGE, "--precision is '%s', allowed are float32, tf32, bfloat16 and float16",
-                           options.precision);
-  }
+  int precision = options.precision ? ls_cli_precision(options.precision) : 1;
+  if (!kind || !precision) return LS_CLI_USAGE;
   if (ls_spec_load_network(arguments[0], NULL, &network, &err) != LS_OK) return ls_cli_fail(&err);
   struct ls_bench_options bench = {
       .network = network,
@@ -99,7 +84,7 @@ static const struct ls_option rows[] = {
     {'d', "devices", "K", LS_OPTION_NUMBER, offsetof(struct options, devices), 1, "devices (one a core, or all GPUs)"},
     {0, "shards", "S", LS_OPTION_NUMBER, offsetof(struct options, shards), 1,
      "parts of the batch (as many as devices)"},
-    {0, "kind", "KIND", LS_OPTION_TEXT, offsetof(struct options, kind), 0, "devices: auto, cpu or gpu (auto)"},
+    LS_OPTION_KIND(struct options),
     {0, "precision", "NAME", LS_OPTION_TEXT, offsetof(struct options, precision), 0,
      "float32, tf32, bfloat16 or float16 (float32)"},
     {0, "inference", NULL, LS_OPTION_FLAG, offsetof(struct options, inference), 0, "forward pass only"},

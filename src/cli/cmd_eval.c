@@ -14,7 +14,7 @@ struct options {
   const char *data;
   uint64_t batch, devices;
   bool ten_crop;
-  const char *kind;  // NULL: auto
+  const char *kind, *precision;  // NULL: auto, the job's
   enum ls_output_format format;
 };
 
@@ -71,6 +71,19 @@ static int find_model(struct ls_cli *cli, const char *text, char **model) {
   return code;
 }
 
+// False after complaining.
+static bool read_devices(const struct options *options, int *kind, int *precision) {
+  *kind = ls_cli_device_kind(options->kind);
+  *precision = options->precision && *kind ? ls_cli_precision(options->precision) : 0;
+  return *kind && (*precision || !options->precision);
+}
+
+#define OPTION_PRECISION                                                            \
+  {                                                                                 \
+    0, "precision", "NAME", LS_OPTION_TEXT, offsetof(struct options, precision), 0, \
+        "float32, tf32, bfloat16 or float16 (the job's on GPUs; the CPU: float32)"  \
+  }
+
 // ---- eval
 
 static int run_eval(struct ls_cli *cli, int count, char **arguments) {
@@ -78,12 +91,13 @@ static int run_eval(struct ls_cli *cli, int count, char **arguments) {
   const struct options *options = cli->options;
   struct ls_error err = LS_ERROR_INIT;
   char *model = NULL;
-  int kind = ls_cli_device_kind(options->kind);
-  if (!kind) return LS_CLI_USAGE;
+  int kind, precision;
+  if (!read_devices(options, &kind, &precision)) return LS_CLI_USAGE;
   int code = find_model(cli, arguments[0], &model);
   if (code != LS_CLI_OK) return code;
   struct ls_evaluate_options evaluate = {
       .kind = (Lockstep__V1__DeviceKind)kind,
+      .precision = (Lockstep__V1__Precision)precision,
       .model = model,
       .data = options->data,
       .batch = (unsigned)options->batch,
@@ -121,7 +135,8 @@ static const struct ls_option eval_rows[] = {
      "evaluate on these images (the validation data of the job)"},
     {'b', "batch", "N", LS_OPTION_NUMBER, offsetof(struct options, batch), 1, "images computed at once"},
     {'d', "devices", "N", LS_OPTION_NUMBER, offsetof(struct options, devices), 1, "number of devices (all)"},
-    {0, "kind", "KIND", LS_OPTION_TEXT, offsetof(struct options, kind), 0, "devices: auto, cpu or gpu (auto)"},
+    LS_OPTION_KIND(struct options),
+    OPTION_PRECISION,
     {0, "ten-crop", NULL, LS_OPTION_FLAG, offsetof(struct options, ten_crop), 0,
      "ten views an image, corners and centre and their mirrors; the mean of their probabilities counts"},
     LS_OPTION_OUTPUT(struct options),
@@ -174,15 +189,19 @@ static int run_predict(struct ls_cli *cli, int count, char **arguments) {
   struct ls_error err = LS_ERROR_INIT;
   size_t image_count = (size_t)count - 1, read = 0;
   char *model = NULL;
+  int kind, precision;
+  if (!read_devices(options, &kind, &precision)) return LS_CLI_USAGE;
   int code = find_model(cli, arguments[0], &model);
   if (code != LS_CLI_OK) return code;
+  struct ls_predict_options predict = {
+      .model = model, .kind = (Lockstep__V1__DeviceKind)kind, .precision = (Lockstep__V1__Precision)precision};
   struct ls_predict_image *images = calloc(image_count, sizeof *images);
   struct ls_prediction *predictions = calloc(image_count, sizeof *predictions);
   ls_status status = images && predictions ? LS_OK : ls_fail(&err, LS_NO_MEMORY, "memory ran out");
   for (; status == LS_OK && read < image_count; read++) {
     status = ls_image_read(arguments[1 + read], &images[read], &err);
   }
-  if (status == LS_OK) status = ls_predict(model, images, image_count, predictions, &err);
+  if (status == LS_OK) status = ls_predict(&predict, images, image_count, predictions, &err);
   if (status != LS_OK) {
     code = ls_cli_fail(&err);
   } else if (options->format == LS_OUTPUT_JSON) {
@@ -197,7 +216,8 @@ static int run_predict(struct ls_cli *cli, int count, char **arguments) {
   return code;
 }
 
-static const struct ls_option predict_rows[] = {LS_OPTION_OUTPUT(struct options)};
+static const struct ls_option predict_rows[] = {LS_OPTION_KIND(struct options), OPTION_PRECISION,
+                                                LS_OPTION_OUTPUT(struct options)};
 
 const struct ls_command ls_cmd_predict = {
     .name = "predict",

@@ -14,19 +14,13 @@ struct question {
   double memory_bytes;
 };
 
-static const char *const precisions[] = {"float32", "tf32", "bfloat16", "float16"};
-
 static double machine_bytes(void) { return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE); }
 
 static int read_question(const struct memory_options *o, uint64_t batch, uint64_t shards, struct question *q) {
-  q->precision = o->precision ? o->precision : precisions[0];
-  size_t p = 0;
-  while (p < LS_COUNT(precisions) && strcmp(precisions[p], q->precision) != 0) p++;
-  if (p == LS_COUNT(precisions)) {
-    return ls_cli_complain(LS_CLI_USAGE, "--precision is '%s', allowed are float32, tf32, bfloat16 and float16",
-                           q->precision);
-  }
-  const char *kind = o->kind ? o->kind : p == 0 ? "cpu" : "gpu";
+  q->precision = o->precision ? o->precision : ls_cli_precisions[0];
+  int p = ls_cli_precision(q->precision);
+  if (!p) return LS_CLI_USAGE;
+  const char *kind = o->kind ? o->kind : p == 1 ? "cpu" : "gpu";
   if (strcmp(kind, "cpu") != 0 && strcmp(kind, "gpu") != 0)
     return ls_cli_complain(LS_CLI_USAGE, "--kind is '%s', allowed are cpu and gpu", kind);
   uint64_t devices = o->devices ? o->devices : 1;
@@ -37,7 +31,7 @@ static int read_question(const struct memory_options *o, uint64_t batch, uint64_
                            (unsigned long long)devices, (unsigned long long)shards);
   }
   q->options = (struct ls_footprint_options){.gpu = strcmp(kind, "gpu") == 0,
-                                             .precision = (Lockstep__V1__Precision)(p + 1),
+                                             .precision = (Lockstep__V1__Precision)p,
                                              .batch = batch ? batch : 256,
                                              .shards = (unsigned)shards,
                                              .devices = (unsigned)devices};

@@ -47,6 +47,16 @@ int ls_cli_device_kind(const char *text) {
   return 0;
 }
 
+const char *const ls_cli_precisions[LS_CLI_PRECISIONS] = {"float32", "tf32", "bfloat16", "float16"};
+
+int ls_cli_precision(const char *text) {
+  for (int i = 0; i < LS_CLI_PRECISIONS; i++) {
+    if (strcmp(text, ls_cli_precisions[i]) == 0) return i + 1;
+  }
+  ls_cli_complain(LS_CLI_USAGE, "--precision is '%s', allowed are float32, tf32, bfloat16 and float16", text);
+  return 0;
+}
+
 bool ls_cli_is_terminal(FILE *stream) {
   const char *term = getenv("TERM");
   return isatty(fileno(stream)) && !(term && strcmp(term, "dumb") == 0);

@@ -108,6 +108,18 @@ def test_eval_and_predict():
         right = numpy.mean([int(a["classes"][0]["class"]) == l for a, l in zip(answer, labels)])
         assert right > 0.5, right
         assert answer[20]["classes"][0]["class"] == answer[0]["classes"][0]["class"]
+        place.environment["CUDA_VISIBLE_DEVICES"] = ""  # from here on there is no GPU
+        on_cpu = place.run("predict", model, names[0], "--kind", "cpu", "--precision", "float32", "-o", "json")
+        assert on_cpu.returncode == 0 and json.loads(on_cpu.stdout)[0]["classes"][0]["class"] == answer[0]["classes"][0]["class"]
+        for arguments in (("predict", model, names[0]), ("eval", model)):
+            refused = place.run(*arguments, "--kind", "cpu", "--precision", "bfloat16")
+            assert refused.returncode == 2 and "the CPU computes in float32 only" in refused.stderr, refused
+            for wrong in (("--kind", "abacus"), ("--precision", "float8")):
+                refused = place.run(*arguments, *wrong)
+                assert refused.returncode == 2 and "allowed are" in refused.stderr, refused
+            absent = place.run(*arguments, "--kind", "gpu")
+            assert absent.returncode == 2 and "gpu was asked for, but" in absent.stderr, absent
+            assert absent.stderr.count("\n") == 1, absent
         place.write("text.png", "this is not an image")
         bad = place.run("predict", model, place.path("text.png"))
         assert bad.returncode in (1, 2) and "text.png" in bad.stderr and bad.stderr.count("\n") == 1, bad

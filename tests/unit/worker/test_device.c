@@ -268,6 +268,49 @@ static void test_evaluation(void **state) {
   free(model);
 }
 
+// The rows of `bright` are; larger than the network's input, in colour.
+static void paint(uint8_t *pixels, int bright) {
+  for (int p = 0; p < 4 * SIDE * SIDE * 3; p++) pixels[p] = p / 3 / (2 * SIDE) / 6 == bright ? 210 : 40 + p % 7;
+}
+
+// Images one after another, on a device as on the CPU in every precision, and the same however many there are.
+static void test_prediction(void **state) {
+  (void)state;
+  static const double tolerances[] = {0, 1e-5, 1e-5, 0.05, 0.02};  // by precision
+  struct ls_error err = LS_ERROR_INIT;
+  train(&(struct how){.folder = "seer", .workers = 1, .devices = 1, .backend = ls_backend_cuda_twin()});
+  char *model = small_path("seer/final.h5");
+  uint8_t pixels[CLASSES][4 * SIDE * SIDE * 3];
+  struct ls_predict_image images[CLASSES];
+  struct ls_prediction expected[CLASSES], found[CLASSES], alone;
+  for (int i = 0; i < CLASSES; i++) {
+    paint(pixels[i], i);
+    images[i] = (struct ls_predict_image){pixels[i], 2 * SIDE, 2 * SIDE, 3};
+  }
+  struct ls_predict_options options = {.model = model, .kind = LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_CPU};
+  if (ls_predict(&options, images, CLASSES, expected, &err) != LS_OK) fail_msg("%s", err.text);
+  options.backend = ls_backend_cuda_twin();
+  options.backend_devices = 2;
+  for (int precision = 0; precision <= LOCKSTEP__V1__PRECISION__PRECISION_FLOAT16; precision++) {
+    options.precision = (Lockstep__V1__Precision)precision;
+    if (ls_predict(&options, images, CLASSES, found, &err) != LS_OK) fail_msg("%s", err.text);
+    double tolerance = precision ? tolerances[precision] : 1e-5;
+    for (int i = 0; i < CLASSES; i++) {
+      assert_int_equal(expected[i].top[0].class, i);
+      assert_int_equal(found[i].top[0].class, i);
+      assert_true(fabsf(found[i].top[0].probability - expected[i].top[0].probability) <= tolerance);
+    }
+    if (ls_predict(&options, &images[2], 1, &alone, &err) != LS_OK) fail_msg("%s", err.text);
+    assert_memory_equal(&alone.top[0].probability, &found[2].top[0].probability, sizeof(float));
+  }
+  options = (struct ls_predict_options){.model = model,
+                                        .kind = LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_CPU,
+                                        .precision = LOCKSTEP__V1__PRECISION__PRECISION_BFLOAT16};
+  assert_int_equal(ls_predict(&options, images, 1, found, &err), LS_UNSUPPORTED);
+  assert_non_null(strstr(err.text, "the CPU computes in float32 only"));
+  free(model);
+}
+
 // A device that stands still: 1 of 0 and 1 computes no more in its tenth step, and the end of that step does not come for 0.
 static ls_status never_done(struct ls_backend *backend, struct ls_event *event, bool *done, struct ls_error *err) {
   static _Thread_local int steps, asked;
@@ -323,6 +366,7 @@ int main(void) {
                                      cmocka_unit_test(test_stuck_device),
                                      cmocka_unit_test(test_bench),
                                      cmocka_unit_test(test_evaluation),
+                                     cmocka_unit_test(test_prediction),
                                      cmocka_unit_test(test_choice)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }

@@ -103,7 +103,8 @@ static void test_model_at_work(void **state) {
   for (int p = 0; p < SIDE * SIDE; p++) pixels[p] = p / SIDE / 3 == 2 ? 210 : 40;
   struct ls_predict_image image = {pixels, SIDE, SIDE, 1};
   struct ls_prediction prediction;
-  if (ls_predict(model, &image, 1, &prediction, &err) != LS_OK) fail_msg("%s", err.text);
+  if (ls_predict(&(struct ls_predict_options){.model = model}, &image, 1, &prediction, &err) != LS_OK)
+    fail_msg("%s", err.text);
   assert_int_equal(prediction.count, CLASSES);
   assert_int_equal(prediction.top[0].class, 2);
   float sum = 0;
