@@ -236,7 +236,11 @@ static ls_status make_prepared(struct trainer *t, const struct target *target, s
   if (!p->pixels || (!p->values && !t->devices) || !p->probabilities || !t->evaluation_parts)
     return ls_fail(err, LS_NO_MEMORY, "no memory for an image");
   p->label = -1;
-  p->batch = (struct ls_batch){.images = t->devices ? (void *)p->pixels : p->values, .labels = &p->label, .valid = 1};
+  p->batch = (struct ls_batch){.images = t->devices ? (void *)p->pixels : p->values,
+                               .labels = &p->label,
+                               .valid = 1,
+                               .height = target->height,
+                               .width = target->width};
   t->generated = &p->batch;
   t->evaluation_batches = 1;
   return LS_OK;
