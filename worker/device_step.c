@@ -28,8 +28,7 @@ static ls_status fetch(struct worker *w, uint64_t index, struct ls_error *err) {
   w->wait_ns += ls_clock_ns() - start;
   d->batch_step = index;
   const struct ls_batch *batch = d->batch;
-  int64_t images = t->shard_batch * t->shards_each, first = w->index * images,
-          words = batch->places ? LS_PLACE_WORDS : 0;
+  int64_t images = t->shard_batch * t->shards_each, first = w->index * images, words = batch->place_words;
   int64_t bytes = batch->height * batch->width * ls_graph_input_shape(t->graph).dim[0];
   memcpy(d->host->labels, batch->labels + first, (size_t)images * sizeof(int32_t));
   if (words)
@@ -68,6 +67,7 @@ static ls_status make_input(struct worker *w, struct ls_error *err) {
                            .h = (int32_t)in.dim[1],
                            .w = (int32_t)in.dim[2],
                            .c = (int32_t)in.dim[0]};
+  input.place_words = d->batch->place_words;
   if (d->batch->places) input.places = d->next_labels + input.images;
   for (int c = 0; c < 4; c++) {
     input.scale[c] = t->normalisation.scale[c];

@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "backend/choices.h"
+#include "tensor/pixel.h"
 
 enum { LS_DEVICE_PARTS = 64, LS_DEVICE_COPIES = 16, LS_DEVICE_LINE = 16 };
 
@@ -47,11 +48,12 @@ struct ls_update {
 };
 
 // Images of `count` pixels' worth to the network's input [images, h, w, c] in `dtype`: value * scale + bias of its channel.
-// `pixels` [images, height, width, c]; `places` [images, 3]: top, left, mirrored of the window in each (outside the image
-// all is black), or NULL: h = height, w = width, as they lie.
+// `pixels` [images, height, width, c]; `places` [images, place_words]: top, left, mirrored of the window in each (outside the
+// image all is black), then steps that change its pixels (tensor/pixel.h); or NULL: h = height, w = width, as they lie.
 struct ls_input {
   const uint8_t *pixels;
   const int32_t *places;
+  int32_t place_words;
   void *out;
   enum ls_dtype dtype;
   int32_t images, height, width, h, w, c;

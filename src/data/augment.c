@@ -9,6 +9,7 @@
 #include "base/philox.h"
 #include "data/data_internal.h"
 #include "data/draws.h"
+#include "tensor/pixel.h"
 
 // ---- from the job's list
 
@@ -239,14 +240,19 @@ void ls_augmenter_view(const struct ls_augmenter *a, int64_t height, int64_t wid
   if (!view->source.height || !view->source.width) view->source.height = view->source.width = 0;
 }
 
-bool ls_augmenter_only_cuts(const struct ls_augmenter *a) {
-  return !a->training || (a->window != LS_WINDOW_RESIZED && !a->min_side && !a->op_count);
+bool ls_augmenter_by_pixel(const struct ls_augmenter *a) {
+  return !a->training || (a->window != LS_WINDOW_RESIZED && !a->min_side && ls_colour_by_pixel(a));
 }
 
-void ls_augmenter_place(const struct ls_view *view, int32_t *place) {
+int ls_augmenter_place_words(const struct ls_augmenter *a) {
+  return 3 + LS_PIXEL_STEP_WORDS * ls_colour_steps(a, NULL, NULL);
+}
+
+void ls_augmenter_place(const struct ls_augmenter *a, const struct ls_view *view, int32_t *place) {
   place[0] = (int32_t)(view->y.first - view->y.begin);
   place[1] = (int32_t)(view->x.first - view->x.begin);
   place[2] = view->flip;
+  ls_colour_steps(a, view, place + 3);
 }
 
 // ---- pixels

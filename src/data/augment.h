@@ -17,7 +17,7 @@
 #include "data/loader.h"
 #include "tensor/tensor.h"
 
-enum { LS_MAX_CHANNELS = 4, LS_MAX_COLOUR_OPS = 8, LS_TEN_CROP = 10 };
+enum { LS_MAX_CHANNELS = 4, LS_TEN_CROP = 10 };
 
 // Rows and columns of the stored image.
 struct ls_rect {
@@ -81,10 +81,12 @@ struct ls_augment_scratch {
 };
 void ls_augment_scratch_release(struct ls_augment_scratch *scratch);
 
-// Whether windows are cut out of stored images, mirrored at most, and nothing else is done to any of them. For such views:
-// top, left, mirrored of the window in the stored image (LS_PLACE_WORDS).
-bool ls_augmenter_only_cuts(const struct ls_augmenter *augmenter);
-void ls_augmenter_place(const struct ls_view *view, int32_t *place);
+// Whether windows are cut out of stored images as they are, and each of their pixels is changed by itself if at all. For such
+// views: top, left, mirrored of the window in the stored image, then what is done to its pixels (tensor/pixel.h);
+// ls_augmenter_place_words of them, the same number for every view.
+bool ls_augmenter_by_pixel(const struct ls_augmenter *augmenter);
+int ls_augmenter_place_words(const struct ls_augmenter *augmenter);
+void ls_augmenter_place(const struct ls_augmenter *augmenter, const struct ls_view *view, int32_t *place);
 
 // Whether what goes out is view->source as it is stored: a crop, and nothing else.
 bool ls_augmenter_is_crop(const struct ls_augmenter *augmenter, const struct ls_view *view);
@@ -133,5 +135,9 @@ void ls_resample(const struct ls_filter *fy, const struct ls_filter *fx, const u
 // ---- colours (colour.c): on an image [h,w,C] of 8 bits, in place
 
 void ls_colour_apply(const struct ls_augmenter *augmenter, const struct ls_view *view, uint8_t *image);
+// Whether each pixel is changed by itself: contrast needs the mean of the whole window. If so, what is done to the pixels of
+// an image, as steps of tensor/pixel.h; returns how many, which is the same for all images. steps NULL: only that.
+bool ls_colour_by_pixel(const struct ls_augmenter *augmenter);
+int ls_colour_steps(const struct ls_augmenter *augmenter, const struct ls_view *view, int32_t *steps);
 
 #endif

@@ -245,7 +245,7 @@ static void end_part(struct hands *hands, struct part *part) {
     if (error.status == LS_OK && part->error.status == LS_OK) {
       if (l->whole) {
         if (!rows) memcpy(out, pixels.data, l->image_bytes);
-        ls_augmenter_place(view, part->slot->places + w->place * LS_PLACE_WORDS);
+        ls_augmenter_place(&l->augmenter, view, part->slot->places + w->place * batch->place_words);
       } else if (!rows) {
         ls_augmenter_apply(&l->augmenter, view, pixels.data, pixels.stride_bytes, &hands->scratch, out, &error);
       }
@@ -260,7 +260,7 @@ static void end_part(struct hands *hands, struct part *part) {
   for (int64_t i = batch->valid; part->number == 0 && i < l->options.batch; i++) {
     batch->labels[i] = -1;
     memset((char *)batch->images + (size_t)i * l->image_bytes, 0, l->image_bytes);
-    if (l->whole) memset(part->slot->places + i * LS_PLACE_WORDS, 0, LS_PLACE_WORDS * sizeof(int32_t));
+    if (l->whole) memset(part->slot->places + i * batch->place_words, 0, (size_t)batch->place_words * sizeof(int32_t));
   }
   part->bytes += ls_reader_bytes(hands->reader) - bytes;
   part->busy_ns += ls_clock_ns() - start;
@@ -314,7 +314,8 @@ static ls_status allocate_images(struct ls_loader *l, struct slot *slot, struct 
   }
   slot->wanted = calloc((size_t)l->options.batch, sizeof *slot->wanted);
   slot->batch.labels = aligned_alloc(64, ((size_t)l->options.batch * sizeof(int32_t) + 63) / 64 * 64);
-  if (l->whole) slot->places = calloc((size_t)l->options.batch * LS_PLACE_WORDS, sizeof *slot->places);
+  slot->batch.place_words = l->whole ? ls_augmenter_place_words(&l->augmenter) : 0;
+  if (l->whole) slot->places = calloc((size_t)(l->options.batch * slot->batch.place_words), sizeof *slot->places);
   slot->batch.places = slot->places;
   slot->batch.height = l->whole ? l->options.dataset->info.height : l->options.crop_height;
   slot->batch.width = l->whole ? l->options.dataset->info.width : l->options.crop_width;
@@ -329,14 +330,15 @@ static ls_status allocate_images(struct ls_loader *l, struct slot *slot, struct 
 // readers cut
 //   - encoded and chunked images: these are decoded or copied here in any case, and sizes may differ;
 //   - what is resized (random_resized_crop, scale_jitter): a filter of its own for each image;
-//   - what has its colours changed;
+//   - what has its contrast changed (color_jitter): that needs the mean of the window. Other changes of colours are
+//     made pixel by pixel, by the device as well;
 //   - images of more than LS_WHOLE_FACTOR times the window's pixels: so many times the bytes would come from the disk and
 //     travel to the device, where a reader fetches the window's rows alone.
 static bool leaves_whole(const struct ls_loader *l) {
   const struct ls_loader_options *o = &l->options;
   const struct ls_dataset_info *info = &o->dataset->info;
   return o->whole && o->output == LS_U8 && o->channels_last && o->dataset->stored == LS_STORED_RAW &&
-         ls_augmenter_only_cuts(&l->augmenter) &&
+         ls_augmenter_by_pixel(&l->augmenter) &&
          info->height * info->width <= LS_WHOLE_FACTOR * o->crop_height * o->crop_width;
 }
 

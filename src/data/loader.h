@@ -15,12 +15,15 @@
 #include "base/error.h"
 #include "data/dataset.h"
 #include "lockstep/v1/job.pb-c.h"
+#include "tensor/pixel.h"
 #include "tensor/tensor.h"
 
 struct ls_loader;
 
-// Of an image that is left whole: its stored pixels are at most so many times its window's; the words of its place.
-enum { LS_WHOLE_FACTOR = 2, LS_PLACE_WORDS = 3 };
+enum { LS_MAX_COLOUR_OPS = 8 };
+// Of an image that is left whole: its stored pixels are at most so many times its window's; its place has at most so many
+// words (an operation on colours is at most two steps).
+enum { LS_WHOLE_FACTOR = 2, LS_PLACE_WORDS = 3 + 2 * LS_MAX_COLOUR_OPS * LS_PIXEL_STEP_WORDS };
 
 struct ls_loader_options {
   struct ls_dataset *dataset;       // must outlive the loader
@@ -53,9 +56,11 @@ struct ls_batch {
   void *images;     // B images [height, width, C], or as options.channels_last says, 64-byte aligned
   int32_t *labels;  // B; -1: filler
   int64_t valid;    // images that count (B in training)
-  // [B, LS_PLACE_WORDS]: top, left, mirrored of the window in each image, for images that were left whole; what lies
-  // outside is black. NULL: the images are the windows.
+  // [B, place_words], for images that were left whole: top, left, mirrored of the window in each image, then steps
+  // (tensor/pixel.h) of what is to be done to its pixels; what lies outside of the image is black. NULL: the images are
+  // the windows.
   const int32_t *places;
+  int place_words;
   int64_t height, width;  // of the images
 };
 

@@ -207,6 +207,7 @@ static void check_input(int64_t channels, int64_t crop, int64_t pad, enum ls_dty
   assert_true(flipped > 0 && flipped < IMAGES && (pad == 0 || padded > 0));
   struct ls_input in = {.pixels = &pixels[0][0],
                         .places = &places[0][0],
+                        .place_words = 3,
                         .out = found,
                         .dtype = dtype,
                         .images = IMAGES,

@@ -40,7 +40,8 @@ static int tear_down(void **state) {
 struct how {
   const char *file;  // NULL: rgb.h5
   int64_t height, width;
-  bool random, flip, resized, scaled, jitter, evaluation, ten_crop, direct;
+  bool random, flip, resized, scaled, evaluation, ten_crop, direct;
+  bool brightness, saturation, contrast, lighting, cutout;
   unsigned pad;
   bool cut_here;  // the rule says that readers cut
 };
@@ -52,6 +53,8 @@ struct items {
   Lockstep__V1__HorizontalFlip flip;
   Lockstep__V1__ScaleJitter scale;
   Lockstep__V1__ColorJitter jitter;
+  Lockstep__V1__PcaLighting lighting;
+  Lockstep__V1__Cutout cutout;
   Lockstep__V1__Augmentation item[8];
   const Lockstep__V1__Augmentation *list[8];
   size_t count;
@@ -70,16 +73,25 @@ static void make_items(const struct how *how, struct items *items) {
                           .resized = LOCKSTEP__V1__RANDOM_RESIZED_CROP__INIT,
                           .flip = LOCKSTEP__V1__HORIZONTAL_FLIP__INIT,
                           .scale = LOCKSTEP__V1__SCALE_JITTER__INIT,
-                          .jitter = LOCKSTEP__V1__COLOR_JITTER__INIT};
+                          .jitter = LOCKSTEP__V1__COLOR_JITTER__INIT,
+                          .lighting = LOCKSTEP__V1__PCA_LIGHTING__INIT,
+                          .cutout = LOCKSTEP__V1__CUTOUT__INIT};
   items->crop.pad = how->pad;
   items->scale.min_side = 13, items->scale.max_side = 20;
-  items->jitter.contrast = 0.4F;
+  items->jitter.brightness = how->brightness ? 0.6F : 0;
+  items->jitter.contrast = how->contrast ? 0.4F : 0;
+  items->jitter.saturation = how->saturation ? 0.7F : 0;
+  items->lighting.sigma = 0.5F;
+  items->cutout.size = 5;
   if (how->random) add(items, LOCKSTEP__V1__AUGMENTATION__KIND_RANDOM_CROP)->random_crop = &items->crop;
   if (how->resized)
     add(items, LOCKSTEP__V1__AUGMENTATION__KIND_RANDOM_RESIZED_CROP)->random_resized_crop = &items->resized;
   if (how->scaled) add(items, LOCKSTEP__V1__AUGMENTATION__KIND_SCALE_JITTER)->scale_jitter = &items->scale;
   if (how->flip) add(items, LOCKSTEP__V1__AUGMENTATION__KIND_HORIZONTAL_FLIP)->horizontal_flip = &items->flip;
-  if (how->jitter) add(items, LOCKSTEP__V1__AUGMENTATION__KIND_COLOR_JITTER)->color_jitter = &items->jitter;
+  if (how->lighting) add(items, LOCKSTEP__V1__AUGMENTATION__KIND_PCA_LIGHTING)->pca_lighting = &items->lighting;
+  if (how->brightness || how->saturation || how->contrast)
+    add(items, LOCKSTEP__V1__AUGMENTATION__KIND_COLOR_JITTER)->color_jitter = &items->jitter;
+  if (how->cutout) add(items, LOCKSTEP__V1__AUGMENTATION__KIND_CUTOUT)->cutout = &items->cutout;
 }
 
 static struct ls_loader *start(const struct ls_loader_options *options) {
@@ -94,6 +106,7 @@ static void make_input(const struct ls_loader_options *options, const struct ls_
                        enum ls_dtype dtype, void *out) {
   struct ls_input in = {.pixels = batch->images,
                         .places = batch->places,
+                        .place_words = batch->place_words,
                         .out = out,
                         .dtype = dtype,
                         .images = (int32_t)batch->valid,
@@ -178,6 +191,19 @@ static void test_whole(void **state) {
   }
 }
 
+// Colours that change pixel by pixel: by the device too, also those of the padding.
+static void test_colours(void **state) {
+  (void)state;
+  for (int i = 1; i < 16; i++) {
+    struct how how = {.height = 11, .width = 13, .random = true, .flip = true, .pad = 3};
+    how.brightness = i & 1, how.saturation = i & 2, how.lighting = i & 4, how.cutout = i & 8;
+    check(&how);
+    how.contrast = how.cut_here = true;  // needs the window's mean
+    check(&how);
+  }
+  check(&(struct how){.file = "grey.h5", .height = 11, .width = 13, .flip = true, .brightness = true, .cutout = true});
+}
+
 // Past the page cache, where the file system can.
 static void test_direct(void **state) {
   (void)state;
@@ -196,16 +222,16 @@ static void test_cut_here(void **state) {
   (void)state;
   check(&(struct how){.height = 12, .width = 12, .resized = true, .flip = true, .cut_here = true});
   check(&(struct how){.height = 12, .width = 12, .random = true, .scaled = true, .cut_here = true});
-  check(&(struct how){.height = 12, .width = 12, .random = true, .jitter = true, .cut_here = true});
+  check(&(struct how){.height = 12, .width = 12, .random = true, .contrast = true, .cut_here = true});
   check(&(struct how){.file = "chunks.h5", .height = 12, .width = 12, .random = true, .cut_here = true});
   check(&(struct how){.height = 9, .width = 14, .random = true});                    // half of 14 x 18
   check(&(struct how){.height = 9, .width = 13, .random = true, .cut_here = true});  // less
   check(&(struct how){.height = 9, .width = 13, .evaluation = true, .cut_here = true});
-  check(&(struct how){.height = 12, .width = 12, .scaled = true, .jitter = true, .evaluation = true});
+  check(&(struct how){.height = 12, .width = 12, .scaled = true, .contrast = true, .evaluation = true});
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole), cmocka_unit_test(test_direct),
-                                     cmocka_unit_test(test_cut_here)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole), cmocka_unit_test(test_colours),
+                                     cmocka_unit_test(test_direct), cmocka_unit_test(test_cut_here)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

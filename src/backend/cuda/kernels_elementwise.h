@@ -242,14 +242,16 @@ LS_BODY void ls_body_input(const struct ls_k_input *k, int64_t i) {
   const struct ls_input *in = &k->of;
   int64_t n = i / ((int64_t)in->h * in->w);
   int32_t y = (int32_t)(i / in->w % in->h), x = (int32_t)(i % in->w);
-  const int32_t *place = in->places ? in->places + n * 3 : NULL;
-  if (place && place[2]) x = in->w - 1 - x;
-  if (place) y += place[0], x += place[1];
-  int inside = y >= 0 && y < in->height && x >= 0 && x < in->width;
-  const uint8_t *pixel = in->pixels + ((n * in->height + (inside ? y : 0)) * in->width + (inside ? x : 0)) * in->c;
+  const int32_t *place = in->places ? in->places + n * in->place_words : NULL;
+  int32_t row = y, column = place && place[2] ? in->w - 1 - x : x, v[4];
+  if (place) row += place[0], column += place[1];
+  int inside = row >= 0 && row < in->height && column >= 0 && column < in->width;
+  const uint8_t *pixel =
+      in->pixels + ((n * in->height + (inside ? row : 0)) * in->width + (inside ? column : 0)) * in->c;
+  LS_UNROLL for (int c = 0; c < 4; c++) v[c] = inside && c < in->c ? pixel[c] : 0;
+  for (int s = 3; s < in->place_words; s += LS_PIXEL_STEP_WORDS) ls_pixel_change(place + s, y, x, v);
   LS_UNROLL for (int c = 0; c < 4; c++) {
-    if (c < in->c)
-      ls_put(in->out, in->dtype, i * in->c + c, (inside ? (float)pixel[c] : 0) * in->scale[c] + in->bias[c]);
+    if (c < in->c) ls_put(in->out, in->dtype, i * in->c + c, (float)v[c] * in->scale[c] + in->bias[c]);
   }
 }
 
