@@ -36,7 +36,7 @@ struct device_worker {
   struct ls_event *uploaded, *consumed, *computed, *ended;
   uint8_t *pixels;                // [its images] windows, or stored images of at most LS_WHOLE_FACTOR times that
   int32_t *labels, *next_labels;  // [its images]; the next ones: of the upload, with places as in device_host
-  void *input;                    // [its images, h, w, c], normalised, in the plan's type
+  void *input;                    // [its images, h, w, the plan's channels], normalised, in the plan's type
   struct ls_step_parameters *steps;
   struct ls_update_numbers *numbers;
   uint32_t *overflow;    // whether this worker's gradients are out of float16's range

@@ -66,7 +66,8 @@ static ls_status make_input(struct worker *w, struct ls_error *err) {
                            .width = (int32_t)d->batch->width,
                            .h = (int32_t)in.dim[1],
                            .w = (int32_t)in.dim[2],
-                           .c = (int32_t)in.dim[0]};
+                           .c = (int32_t)in.dim[0],
+                           .out_c = (int32_t)ls_plan_input_channels(w->plan ? w->plan : w->evaluation_plan)};
   input.place_words = d->batch->place_words;
   if (d->batch->places) input.places = d->next_labels + input.images;
   for (int c = 0; c < 4; c++) {

@@ -105,7 +105,9 @@ ls_status ls_footprint_predict(const struct ls_graph *graph, const struct ls_foo
                                     .training = true,
                                     .dtype = trainer_dtype(o->precision),
                                     .loss_images = (int64_t)o->batch,
+                                    .tf32 = o->precision == LOCKSTEP__V1__PRECISION__PRECISION_TF32,
                                     .input_channels_last = o->gpu,
+                                    .input_padded = o->gpu,
                                     .factors = !o->gpu && ops->outer_sum != NULL};
   ls_status status = ops->open(0, &backend, err);
   if (status == LS_OK) status = ls_plan_build(graph, &backend, &options, &plan, err);

@@ -48,6 +48,7 @@ static ls_status build_plans(struct worker *w, const struct trainer_options *o, 
                                     .tf32 = t->tf32,
                                     .loss_images = t->batch,
                                     .input_channels_last = t->devices > 0,
+                                    .input_padded = t->devices > 0,
                                     .factors = t->ops->outer_sum != NULL};
   if (o->training) LS_TRY(ls_plan_build(t->graph, &w->backend, &options, &w->plan, err));
   options.training = false;

@@ -197,6 +197,10 @@ struct ls_backend_ops {
   // equal by layout_equal, not by pointer. layout_bytes includes padding; padding is zero in parameters and stays zero.
   const struct ls_layout *(*plain_layout)(struct ls_backend *backend, enum ls_dtype dtype, const struct ls_shape *shape,
                                           bool channels_last);
+  // How a network's input [N,C,H,W] of `dtype` had best lie for the convolutions that read it: channels last, perhaps with
+  // more channels, which are zeros. tf32: as in their attributes. NULL: plain.
+  const struct ls_layout *(*input_layout)(struct ls_backend *backend, enum ls_dtype dtype, bool tf32,
+                                          const struct ls_shape *shape);
   bool (*layout_equal)(const struct ls_layout *a, const struct ls_layout *b);
   size_t (*layout_bytes)(const struct ls_layout *layout);
   // "nchw", "nChw16c"; for people.

@@ -47,7 +47,8 @@ struct ls_update {
   int64_t begin, end;
 };
 
-// Images of `count` pixels' worth to the network's input [images, h, w, c] in `dtype`: value * scale + bias of its channel.
+// Images of c <= 4 channels to the network's input [images, h, w, out_c] in `dtype`: value * scale + bias of its channel;
+// channels from c on are zeros.
 // `pixels` [images, height, width, c]; `places` [images, place_words]: top, left, mirrored of the window in each (outside the
 // image all is black), then steps that change its pixels (tensor/pixel.h); or NULL: h = height, w = width, as they lie.
 struct ls_input {
@@ -56,7 +57,7 @@ struct ls_input {
   int32_t place_words;
   void *out;
   enum ls_dtype dtype;
-  int32_t images, height, width, h, w, c;
+  int32_t images, height, width, h, w, c, out_c;
   float scale[4], bias[4];
 };
 

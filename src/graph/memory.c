@@ -124,7 +124,11 @@ ls_status ls_plan_place(struct ls_plan *plan, struct ls_error *err) {
   for (int i = 0; i < plan->value_count; i++) {
     struct plan_value *v = &plan->values[i];
     if (v->tensor.layout) v->bytes = plan->backend->ops->layout_bytes(v->tensor.layout);
-    if (v->kind == LS_VALUE_INPUT) plan->input_bytes = v->bytes;
+    if (v->kind == LS_VALUE_INPUT) {
+      int64_t values = (int64_t)(v->bytes / ls_dtype_bytes(v->tensor.dtype)), own = ls_shape_elements(&v->tensor.shape);
+      plan->input_bytes = v->bytes;
+      plan->input_channels = values / (own / v->tensor.shape.dim[1]);
+    }
     if (v->kind == LS_VALUE_PARAMETER || v->kind == LS_VALUE_GRADIENT)
       v->offset = plan->parameters[v->index].offset_bytes;
     if (v->kind == LS_VALUE_FOLDED) {

@@ -177,6 +177,22 @@ static ls_status lower(struct ls_plan *plan, const struct ls_program_op *from, i
   return LS_OK;
 }
 
+// The input's layout. With more channels than it has only where nothing but convolutions reads it, which take it so: all
+// else would have to have it reordered.
+static const struct ls_layout *input_layout(const struct ls_plan *plan, int value) {
+  const struct ls_backend_ops *ops = plan->backend->ops;
+  const struct ls_value *v = &plan->program.values[value];
+  bool padded = plan->options.input_padded && ops->input_layout;
+  for (int i = 0; i < plan->program.op_count && padded; i++) {
+    const struct ls_program_op *op = &plan->program.ops[i];
+    bool takes =
+        (op->kind == LS_OP_CONV_FORWARD || op->kind == LS_OP_CONV_BACKWARD_WEIGHTS) && op->attributes.groups == 1;
+    for (int j = 0; j < op->inputs; j++) padded &= op->value[j] != value || takes;
+  }
+  return padded ? ops->input_layout(plan->backend, v->dtype, plan->options.tf32, &v->shape)
+                : ops->plain_layout(plan->backend, v->dtype, &v->shape, plan->options.input_channels_last);
+}
+
 // Values of the program become values of the plan; the loader's and the fixed ones get their layouts.
 static ls_status take_values(struct ls_plan *plan, struct ls_error *err) {
   const struct ls_backend_ops *ops = plan->backend->ops;
@@ -187,8 +203,9 @@ static ls_status take_values(struct ls_plan *plan, struct ls_error *err) {
     bool fixed = from->kind == LS_VALUE_INPUT || from->kind == LS_VALUE_LABELS || from->kind == LS_VALUE_STEP ||
                  from->kind == LS_VALUE_METRICS;
     if (fixed || from->plain) {
-      bool last = from->kind == LS_VALUE_INPUT && plan->options.input_channels_last;
-      v.tensor.layout = ops->plain_layout(plan->backend, from->dtype, &from->shape, last);
+      v.tensor.layout = from->kind == LS_VALUE_INPUT
+                            ? input_layout(plan, i)
+                            : ops->plain_layout(plan->backend, from->dtype, &from->shape, false);
     }
     if (from->kind == LS_VALUE_PARAMETER && plan->options.parameters_of) {
       v.tensor = plan->options.parameters_of->parameters[from->index].tensor;
@@ -353,3 +370,4 @@ size_t ls_plan_metrics_offset(const struct ls_plan *plan) { return plan->metrics
 size_t ls_plan_activation_bytes(const struct ls_plan *plan) { return plan->activation_bytes; }
 size_t ls_plan_folded_bytes(const struct ls_plan *plan) { return plan->folded_bytes; }
 size_t ls_plan_input_bytes(const struct ls_plan *plan) { return plan->input_bytes; }
+int64_t ls_plan_input_channels(const struct ls_plan *plan) { return plan->input_channels; }

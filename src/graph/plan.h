@@ -37,6 +37,7 @@ struct ls_plan_options {
   bool tf32;                 // products of float32 on CUDA may round their inputs to TF32
   int64_t loss_images;       // images of the global batch the loss is a mean over (training)
   bool input_channels_last;  // layout the loader delivers: [N,H,W,C] instead of [N,C,H,W]
+  bool input_padded;  // channels last with ls_plan_input_channels of them, as the backend likes, those from C on zeros
   // Use this plan's parameter layouts and offsets instead of choosing own ones, so that both work on the same slab.
   const struct ls_plan *parameters_of;
   bool no_fusion;  // for tests: one operation a layer
@@ -82,8 +83,9 @@ int ls_plan_factors_count(const struct ls_plan *plan);
 const struct ls_plan_factors *ls_plan_factors(const struct ls_plan *plan, int index);
 size_t ls_plan_metrics_offset(const struct ls_plan *plan);  // of LS_METRICS floats in the gradient slab
 size_t ls_plan_activation_bytes(const struct ls_plan *plan);
-size_t ls_plan_folded_bytes(const struct ls_plan *plan);  // 0 in training
-size_t ls_plan_input_bytes(const struct ls_plan *plan);   // what must be delivered for one run, in the plan's type
+size_t ls_plan_folded_bytes(const struct ls_plan *plan);     // 0 in training
+size_t ls_plan_input_bytes(const struct ls_plan *plan);      // what must be delivered for one run, in the plan's type
+int64_t ls_plan_input_channels(const struct ls_plan *plan);  // of it: the network's, or more with options.input_padded
 
 size_t ls_plan_scratch_bytes(
     const struct ls_plan *plan);  // part of the activations: what operations need while they run

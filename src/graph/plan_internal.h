@@ -44,6 +44,7 @@ struct ls_plan {
   size_t learned_bytes, parameter_bytes, metrics_offset, gradient_bytes, factor_bytes;
   size_t activation_bytes, scratch_offset, scratch_bytes, value_bytes;  // value_bytes: without reuse
   size_t input_bytes, folded_bytes;
+  int64_t input_channels;
 };
 
 const char *ls_plan_op_name(enum ls_op_kind kind);

@@ -98,7 +98,8 @@ static void test_plans(void **state) {
   struct cuda_convolution all[] = {convolution(3, 64, 224, 7, 2, 1),    convolution(64, 256, 56, 1, 1, 1),
                                    convolution(512, 512, 7, 3, 2, 1),   convolution(96, 256, 27, 5, 1, 2),
                                    convolution(9216, 4096, 1, 1, 1, 1), convolution(1, 6, 28, 5, 1, 1),
-                                   convolution(16, 16, 32, 3, 1, 1)};
+                                   convolution(16, 16, 32, 3, 1, 1),    convolution(4, 64, 224, 7, 2, 1),
+                                   convolution(8, 64, 224, 7, 2, 1)};  // padded inputs: layout.c
   static const enum ls_dtype types[] = {LS_F32, LS_BF16, LS_F16};
   int missing = 0;
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {

@@ -143,16 +143,26 @@ static void test_input(void **state) {
   (void)state;
   enum { IMAGES = 4, SIDE = 40, CROP = 32 };
   static uint8_t pixels[IMAGES * SIDE * SIDE * 3];
-  static const int32_t places[IMAGES][3] = {{0, 0, 0}, {-3, 5, 1}, {8, 8, 0}, {11, -4, 1}};
+  enum { WORDS = 3 + 4 * LS_PIXEL_STEP_WORDS };
+  static int32_t places[IMAGES][WORDS] = {{0, 0, 0}, {-3, 5, 1}, {8, 8, 0}, {11, -4, 1}};
+  static const int32_t steps[4][LS_PIXEL_STEP_WORDS] = {{LS_PIXEL_SCALE, 80000},
+                                                        {LS_PIXEL_ADD, 9, -30, 4},
+                                                        {LS_PIXEL_SATURATE, 40000},
+                                                        {LS_PIXEL_FILL, 3, 9, 12, 14, 0x302010}};
+  for (int i = 0; i < IMAGES; i++) {
+    for (int s = 0; s < 4; s++) memcpy(&places[i][3 + s * LS_PIXEL_STEP_WORDS], steps[(s + i) % 4], sizeof steps[0]);
+  }
   struct ls_error err = LS_ERROR_INIT;
   for (size_t i = 0; i < sizeof pixels; i++) pixels[i] = (uint8_t)ls_random(7, LS_RANDOM_TEST, 1, i, 0).v[0];
   static const enum ls_dtype types[] = {LS_F32, LS_F16, LS_BF16};
+  static const int32_t channels[] = {3, 4, 8};
   struct side *sides[] = {&gpu, &host};
   for (int t = 0; t < 3; t++) {
     for (int i = 0; i < 2; i++) {
       void *on_device = put(sides[i], pixels, sizeof pixels), *at = put(sides[i], places, sizeof places);
       struct ls_input in = {.pixels = on_device,
                             .places = at,
+                            .place_words = WORDS,
                             .out = sides[i]->out,
                             .dtype = types[t],
                             .images = IMAGES,
@@ -161,6 +171,7 @@ static void test_input(void **state) {
                             .h = CROP,
                             .w = CROP,
                             .c = 3,
+                            .out_c = channels[t],
                             .scale = {0.017F, 0.0175F, 0.0171F, 1},
                             .bias = {-2.1F, -2.03F, -1.8F, 0}};
       check(sides[i]->backend.ops->device->input(&sides[i]->backend, NULL, &in, &err), &err);
@@ -168,7 +179,8 @@ static void test_input(void **state) {
       sides[i]->backend.ops->release(&sides[i]->backend, LS_MEMORY_DEVICE, on_device, sizeof pixels);
       sides[i]->backend.ops->release(&sides[i]->backend, LS_MEMORY_DEVICE, at, sizeof places);
     }
-    compare(gpu.out, host.out, IMAGES * CROP * CROP * 3 * ls_dtype_bytes(types[t]), ls_dtype_name(types[t]));
+    compare(gpu.out, host.out, (size_t)(IMAGES * CROP * CROP * channels[t]) * ls_dtype_bytes(types[t]),
+            ls_dtype_name(types[t]));
   }
 }
 

@@ -25,12 +25,16 @@ static void test_float32(void **state) {
 static void test_tf32(void **state) {
   (void)state;
   check(&(struct compare){.batch = 8, .channels = 16, .height = 9, .width = 8, .tf32 = true}, 0.02);
+  check(&(struct compare){.batch = 8, .channels = 3, .height = 9, .width = 8, .tf32 = true, .channels_last = true},
+        0.02);
 }
 
 // As for the backend's twin: test_cuda_twin.c.
 static void test_bfloat16(void **state) {
   (void)state;
   check(&(struct compare){.batch = 3, .channels = 16, .height = 9, .width = 8, .dtype = LS_BF16}, 0.03);
+  check(&(struct compare){.batch = 3, .channels = 3, .height = 9, .width = 8, .dtype = LS_BF16, .channels_last = true},
+        0.03);
   check(&(struct compare){.batch = 16, .channels = 5, .height = 8, .width = 9, .dtype = LS_BF16, .no_fusion = true},
         0.03);
 }
@@ -41,6 +45,8 @@ static void test_float16(void **state) {
   check(&c, 0.02);
   c.no_fusion = true;
   c.loss_scale = 64;
+  check(&c, 0.02);
+  c.channels = 3, c.channels_last = true;
   check(&c, 0.02);
 }
 

@@ -14,19 +14,112 @@ static double tolerated(const struct compare *c) {
 static void test_bfloat16(void **state) {
   (void)state;
   check(&(struct compare){.batch = 3, .channels = 16, .height = 9, .width = 8, .dtype = LS_BF16});
+  check(&(struct compare){.batch = 3, .channels = 3, .height = 9, .width = 8, .dtype = LS_BF16, .channels_last = true});
   check(&(struct compare){.batch = 16, .channels = 5, .height = 8, .width = 9, .dtype = LS_BF16, .no_fusion = true});
 }
 
 static void test_tf32(void **state) {
   (void)state;
   check(&(struct compare){.batch = 3, .channels = 16, .height = 9, .width = 8, .tf32 = true});
+  check(&(struct compare){.batch = 3, .channels = 1, .height = 9, .width = 8, .tf32 = true, .channels_last = true});
 }
 
 static void test_float16(void **state) {
   (void)state;
   check(&(struct compare){.batch = 3, .channels = 16, .height = 9, .width = 8, .dtype = LS_F16, .loss_scale = 1024});
   check(&(struct compare){
+      .batch = 3, .channels = 3, .height = 9, .width = 8, .dtype = LS_F16, .loss_scale = 1024, .channels_last = true});
+  check(&(struct compare){
       .batch = 16, .channels = 5, .height = 8, .width = 9, .dtype = LS_F16, .loss_scale = 64, .no_fusion = true});
+}
+
+// What the gradient's memory holds of the first convolution's weight beside the gradient: zeros.
+static void check_zeros(struct engine *e, int index, int64_t channels) {
+  const struct ls_plan_parameter *p = ls_plan_parameter(e->plan, index);
+  const float *gradient = (const float *)(const void *)((const char *)e->memory.gradients + p->offset_bytes);
+  const int64_t *d = p->tensor.shape.dim, values = d[0] * d[2] * d[3] * channels;
+  assert_int_equal(p->bytes, (size_t)values * sizeof(float));
+  int64_t others = 0;
+  for (int64_t i = 0; i < values; i++) {
+    if (i % channels >= d[1]) assert_true(gradient[i] == 0);
+    others += i % channels < d[1] && gradient[i] != 0;
+  }
+  assert_true(others > 0);
+}
+
+// The input with more channels than it has: every gradient and probability has the bits that it has without, in training
+// and inference; what is more of the weight's gradient is zero.
+static void check_padding(const net *network, const char *name, enum ls_dtype dtype, bool tf32, int64_t multiple) {
+  struct ls_graph *graph;
+  struct engine train[2], infer[2];
+  ENGINE_TRY(ls_graph_build(network, &graph, err));
+  struct ls_plan_options options = {
+      .batch = 4, .dtype = dtype, .tf32 = tf32, .loss_images = 4, .input_channels_last = true};
+  struct ls_shape shape = ls_graph_input_shape(graph);
+  int64_t padded = (shape.dim[0] + multiple - 1) / multiple * multiple;
+  double *images = compare_fill(options.batch * ls_shape_elements(&shape), 1), *v[2];
+  const int32_t labels[4] = {0, 1, 2, 1};
+  int64_t classes = ls_graph_classes(graph) * options.batch, n = classes;
+  for (int e = 0; e < 2; e++) {
+    options.input_padded = e;
+    options.training = true;
+    options.parameters_of = NULL;
+    engine_open(&train[e], graph, tested(), &options);
+    options.training = false;
+    options.parameters_of = train[e].plan;
+    engine_open_on(&infer[e], graph, &train[e], &options);
+    int64_t channels = ls_plan_input_channels(train[e].plan);
+    if (channels != (e ? padded : shape.dim[0])) fail_msg("%s: %d channels", name, (int)channels);
+    assert_int_equal(ls_plan_input_channels(infer[e].plan), channels);
+    for (int i = 0; i < ls_graph_parameter_count(graph); i++) {
+      double *values = malloc((size_t)engine_parameter_size(&train[e], i) * sizeof *values);
+      engine_random_parameter(&train[e], i, values);
+      engine_set_parameter(&train[e], i, values);
+      free(values);
+    }
+    engine_set_input(&train[e], images, labels);
+    engine_set_input(&infer[e], images, labels);
+    engine_forward(&train[e]);
+    engine_backward(&train[e]);
+    engine_forward(&infer[e]);
+    if (e && tf32 && padded > shape.dim[0]) check_zeros(&train[e], 0, padded);
+  }
+  for (int i = -1; i < ls_graph_parameter_count(graph); i++) {
+    if (i >= 0) n = engine_parameter_size(&train[0], i);
+    for (int e = 0; e < 2; e++) {
+      v[e] = malloc((size_t)n * sizeof(double));
+      if (i < 0)
+        engine_probabilities(&infer[e], v[e], n);
+      else
+        engine_gradient(&train[e], i, v[e]);
+    }
+    if (memcmp(v[0], v[1], (size_t)n * sizeof(double)) != 0) fail_msg("%s: %d has other bits", name, i);
+    free(v[0]);
+    free(v[1]);
+  }
+  for (int e = 0; e < 2; e++) {
+    engine_close(&infer[e]);
+    engine_close(&train[e]);
+  }
+  free(images);
+  ls_graph_free(graph);
+}
+
+static void test_padding(void **state) {
+  (void)state;
+  static const struct {
+    enum ls_dtype dtype;
+    bool tf32;
+    int64_t multiple;
+  } types[] = {{LS_F32, false, 1}, {LS_F32, true, 4}, {LS_F16, false, 4}, {LS_BF16, false, 8}};
+  for (int i = 0; i < NET_CASES; i++) {
+    for (size_t t = 0; t < 4; t++) {
+      net *network = net_cases[i].make(i % 2 ? 3 : 1, 9, 8);
+      bool first = network->layers[0]->type_case == LOCKSTEP__V1__LAYER__TYPE_CONVOLUTION;
+      check_padding(network, net_cases[i].name, types[t].dtype, types[t].tf32, first ? types[t].multiple : 1);
+      lockstep__v1__network__free_unpacked(network, NULL);
+    }
+  }
 }
 
 static int count_lines(const char *text, const char *begin, const char *with) {
@@ -105,6 +198,7 @@ int main(void) {
                                      cmocka_unit_test(test_bfloat16),
                                      cmocka_unit_test(test_tf32),
                                      cmocka_unit_test(test_float16),
+                                     cmocka_unit_test(test_padding),
                                      cmocka_unit_test(test_fusion),
                                      cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);

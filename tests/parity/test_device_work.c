@@ -170,7 +170,7 @@ static void test_bad_slice(void **state) {
 // Windows that the augmenter drew, cut and normalised by it and by the kernel.
 enum { IMAGES = 24, HEIGHT = 19, WIDTH = 23 };
 
-static void check_input(int64_t channels, int64_t crop, int64_t pad, enum ls_dtype dtype) {
+static void check_input(int64_t channels, int64_t out_channels, int64_t crop, int64_t pad, enum ls_dtype dtype) {
   struct ls_augmenter a = {.training = true,
                            .seed = 9,
                            .channels = channels,
@@ -184,7 +184,7 @@ static void check_input(int64_t channels, int64_t crop, int64_t pad, enum ls_dty
                            .channels_last = true,
                            .output = LS_F32};
   static uint8_t pixels[IMAGES][HEIGHT * WIDTH * 4];
-  static float expected[IMAGES * HEIGHT * WIDTH * 4], found[IMAGES * HEIGHT * WIDTH * 4];
+  static float expected[IMAGES * HEIGHT * WIDTH * 4], found[IMAGES * HEIGHT * WIDTH * 8];
   int32_t places[IMAGES][3];
   struct ls_augment_scratch scratch = {0};
   int64_t values = crop * (crop + 2) * channels;
@@ -215,13 +215,16 @@ static void check_input(int64_t channels, int64_t crop, int64_t pad, enum ls_dty
                         .width = WIDTH,
                         .h = (int32_t)crop,
                         .w = (int32_t)crop + 2,
-                        .c = (int32_t)channels};
+                        .c = (int32_t)channels,
+                        .out_c = (int32_t)out_channels};
   memcpy(in.scale, a.scale, sizeof in.scale);
   memcpy(in.bias, a.bias, sizeof in.bias);
+  memset(found, 0xff, sizeof found);
   assert_int_equal(backend.ops->device->input(&backend, NULL, &in, NULL), LS_OK);
-  for (int64_t i = 0; i < IMAGES * values; i++) {
-    double rounded;  // room for a value of any type
-    ls_put(&rounded, dtype, 0, expected[i]);
+  for (int64_t i = 0; i < IMAGES * values / channels * out_channels; i++) {
+    double rounded = 0;  // room for a value of any type
+    int64_t c = i % out_channels;
+    if (c < channels) ls_put(&rounded, dtype, 0, expected[i / out_channels * channels + c]);
     assert_true(ls_get(&rounded, dtype, 0) == ls_get(found, dtype, i));
   }
   ls_augment_scratch_release(&scratch);
@@ -229,10 +232,13 @@ static void check_input(int64_t channels, int64_t crop, int64_t pad, enum ls_dty
 
 static void test_input(void **state) {
   (void)state;
-  check_input(3, 16, 4, LS_F32);
-  check_input(1, 17, 0, LS_F32);
-  check_input(4, 8, 2, LS_BF16);
-  check_input(3, 16, 4, LS_F16);
+  check_input(3, 3, 16, 4, LS_F32);
+  check_input(1, 1, 17, 0, LS_F32);
+  check_input(4, 4, 8, 2, LS_BF16);
+  check_input(3, 3, 16, 4, LS_F16);
+  check_input(3, 4, 16, 4, LS_F32);
+  check_input(1, 4, 16, 4, LS_F16);
+  check_input(3, 8, 16, 4, LS_BF16);
 }
 
 static int open_twin(void **state) {

@@ -98,6 +98,7 @@ static inline void compare_network(const struct compare *c, const Lockstep__V1__
                                     .tf32 = c->tf32,
                                     .loss_images = 2 * c->batch,
                                     .input_channels_last = c->channels_last,
+                                    .input_padded = c->channels_last,
                                     .no_fusion = c->no_fusion};
   engine_open(&found, graph, c->ops, &options);
   if (c->loss_scale > 0) found.step.loss_scale = c->loss_scale;

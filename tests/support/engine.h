@@ -157,10 +157,11 @@ static inline void engine_set_input(struct engine *e, const double *images, cons
   struct ls_shape s = ls_graph_input_shape(e->graph);
   size_t size = ls_dtype_bytes(e->options.dtype);
   int64_t chw = ls_shape_elements(&s), hw = s.dim[1] * s.dim[2];
-  size_t bytes = (size_t)(e->options.batch * chw) * size;
-  char *input = malloc(bytes);
+  int64_t channels = ls_plan_input_channels(e->plan);
+  size_t bytes = ls_plan_input_bytes(e->plan);
+  char *input = calloc(1, bytes);
   for (int64_t i = 0; i < e->options.batch * chw; i++) {
-    int64_t to = e->options.input_channels_last ? i / chw * chw + i % hw * s.dim[0] + i % chw / hw : i;
+    int64_t to = e->options.input_channels_last ? (i / chw * hw + i % hw) * channels + i % chw / hw : i;
     char *place = input + (size_t)to * size;
     if (size == sizeof(uint16_t))
       ls_put(place, e->options.dtype, 0, (float)images[i]);

@@ -21,6 +21,7 @@ struct ls_layout {
   enum ls_dtype dtype;
   struct ls_shape shape;
   bool channels_last;  // memory order N,H,W,C; only of rank 4
+  int64_t channels;    // channels last: how many lie there, those from C on zeros; else 0
   struct ls_layout *next;
 };
 
@@ -78,15 +79,20 @@ struct cuda_op {
   struct ls_reduce reduce;
 };
 
-// ---- layout.c; the first four are functions of ls_backend_ops
+// ---- layout.c; the first five are functions of ls_backend_ops
 const struct ls_layout *cuda_plain_layout(struct ls_backend *backend, enum ls_dtype dtype, const struct ls_shape *shape,
                                           bool channels_last);
+const struct ls_layout *cuda_input_layout(struct ls_backend *backend, enum ls_dtype dtype, bool tf32,
+                                          const struct ls_shape *shape);
 bool cuda_layout_equal(const struct ls_layout *a, const struct ls_layout *b);
 size_t cuda_layout_bytes(const struct ls_layout *layout);
 void cuda_layout_format(const struct ls_layout *layout, char *text, size_t size);
 // Rank 4: channels last; others row-major. NULL when memory runs out.
 const struct ls_layout *cuda_own_layout(struct cuda_context *context, enum ls_dtype dtype,
                                         const struct ls_shape *shape);
+// Channels last, as many as said: at least those of the shape.
+const struct ls_layout *cuda_padded_layout(struct cuda_context *context, enum ls_dtype dtype,
+                                           const struct ls_shape *shape, int64_t channels);
 void cuda_layouts_free(struct cuda_context *context);
 // On the host: canonical row-major values to or from `layout`, same type.
 void cuda_to_canonical(const struct ls_layout *layout, const void *memory, void *canonical);

@@ -42,7 +42,8 @@ ls_status cuda_input(struct ls_backend *backend, struct ls_stream *stream, const
                      struct ls_error *err) {
   struct cuda_context *context = backend->state;
   struct ls_k_input k = {*input};
-  if (input->c < 1 || input->c > 4) return ls_fail(err, LS_UNSUPPORTED, "images of %d channels", input->c);
+  if (input->c < 1 || input->c > 4 || input->out_c < input->c || input->out_c > LS_GROUP)
+    return ls_fail(err, LS_UNSUPPORTED, "images of %d channels, %d in the network's input", input->c, input->out_c);
   return CUDA_LAUNCH(context, stream, input, (int64_t)input->images * input->h * input->w, &k, err);
 }
 

@@ -102,19 +102,25 @@ LS_BODY void ls_body_cast(const struct ls_k_cast *k, int64_t i) {
   ls_put_group(k->to, k->to_dtype, i, size, v);
 }
 
-// Between types and the two orders of [n,c,h,w]: row-major, or channels last. One value of `to` an index.
+// Between types and the two orders of [n,c,h,w]: row-major, or channels last, there perhaps with more channels than c, which
+// are zeros. One value of `to` an index.
 struct ls_k_reorder {
   const void *from;
   void *to;
   enum ls_dtype from_dtype, to_dtype;
-  int from_last, to_last;
+  int64_t from_channels, to_channels;  // channels last: how many lie there; else 0
   int64_t n, c, h, w;
 };
 
 LS_BODY void ls_body_reorder(const struct ls_k_reorder *k, int64_t i) {
-  int64_t at = i, plane = k->h * k->w, image = plane * k->c, n = i / image, inside = i % image;
-  if (k->to_last && !k->from_last) at = n * image + inside % k->c * plane + inside / k->c;
-  if (!k->to_last && k->from_last) at = n * image + inside % plane * k->c + inside / plane;
+  int64_t plane = k->h * k->w, last = k->to_channels;
+  int64_t c = last ? i % last : i / plane % k->c, at = last ? i / last % plane : i % plane;
+  int64_t n = i / plane / (last ? last : k->c);
+  if (c >= k->c) {
+    ls_put(k->to, k->to_dtype, i, 0);
+    return;
+  }
+  at = k->from_channels ? (n * plane + at) * k->from_channels + c : (n * k->c + c) * plane + at;
   if (k->from_dtype == LS_I32 && k->to_dtype == LS_I32)  // float32 holds 24 bits of them
     ((int32_t *)k->to)[i] = ((const int32_t *)k->from)[at];
   else
@@ -233,7 +239,7 @@ LS_BODY void ls_body_check_finite(const struct ls_k_check_finite *k, int64_t i) 
   if (!good) *k->flag = 1;
 }
 
-// Stored pixels to the network's input (device.h). One index: one pixel of `out` [n,h,w,c].
+// Stored pixels to the network's input (device.h). One index: one pixel of `out` [n,h,w,out_c].
 struct ls_k_input {
   struct ls_input of;
 };
@@ -250,8 +256,14 @@ LS_BODY void ls_body_input(const struct ls_k_input *k, int64_t i) {
       in->pixels + ((n * in->height + (inside ? row : 0)) * in->width + (inside ? column : 0)) * in->c;
   LS_UNROLL for (int c = 0; c < 4; c++) v[c] = inside && c < in->c ? pixel[c] : 0;
   for (int s = 3; s < in->place_words; s += LS_PIXEL_STEP_WORDS) ls_pixel_change(place + s, y, x, v);
-  LS_UNROLL for (int c = 0; c < 4; c++) {
-    if (c < in->c) ls_put(in->out, in->dtype, i * in->c + c, (float)v[c] * in->scale[c] + in->bias[c]);
+  float out[LS_GROUP] = {0};
+  LS_UNROLL for (int c = 0; c < 4; c++) out[c] = c < in->c ? (float)v[c] * in->scale[c] + in->bias[c] : 0;
+  if (in->out_c == LS_GROUP) {
+    ls_put_group(in->out, in->dtype, i, LS_GROUP, out);
+    return;
+  }
+  LS_UNROLL for (int c = 0; c < LS_GROUP; c++) {
+    if (c < in->out_c) ls_put(in->out, in->dtype, i * in->out_c + c, out[c]);
   }
 }
 

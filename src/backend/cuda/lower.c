@@ -37,12 +37,25 @@ static void set_product_types(struct ls_op_desc *desc) {
   }
 }
 
+// A convolution reads the network's input with the channels that it lies with (cuda_input_layout), and its weight and that
+// one's gradient have as many. The zeros of the input keep the gradient's zero, and so the weight's. 0: as in the shape.
+static int64_t padded_channels(const struct ls_op_desc *desc) {
+  const struct ls_layout *x = desc->tensor[0].layout;
+  bool reads = desc->kind == LS_OP_CONV_FORWARD || desc->kind == LS_OP_CONV_BACKWARD_WEIGHTS;
+  return reads && desc->attributes.groups == 1 && x && x->channels > x->shape.dim[1] ? x->channels : 0;
+}
+
 // Images and what has their shape lie channels last, all else row-major. A reorder keeps what was asked for.
 static ls_status set_layouts(struct cuda_context *context, struct ls_op *op, struct ls_error *err) {
+  int64_t channels = padded_channels(&op->desc);
+  int weight = op->desc.kind == LS_OP_CONV_FORWARD ? 1 : op->desc.inputs;
   for (int i = 0; i < op->desc.inputs + op->desc.outputs; i++) {
     struct ls_tensor_desc *t = &op->desc.tensor[i];
     bool keep = t->layout && (op->desc.kind == LS_OP_REORDER || op->desc.kind == LS_OP_FILL_ZERO);
-    if (!keep) t->layout = cuda_own_layout(context, t->dtype, &t->shape);
+    if (channels && (i == 0 || i == weight))
+      t->layout = cuda_padded_layout(context, t->dtype, &t->shape, channels);
+    else if (!keep)
+      t->layout = cuda_own_layout(context, t->dtype, &t->shape);
     if (!t->layout) return ls_fail(err, LS_NO_MEMORY, "no memory for a layout");
   }
   return LS_OK;

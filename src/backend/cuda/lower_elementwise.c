@@ -35,16 +35,18 @@ static ls_status run_reorder(struct cuda_context *context, struct ls_op *op, str
                              const struct ls_op_args *args, struct ls_error *err) {
   const struct ls_tensor_desc *from = &op->desc.tensor[0], *to = &op->desc.tensor[1];
   bool integers = from->dtype == LS_I32 || to->dtype == LS_I32;
-  if (from->layout->channels_last == to->layout->channels_last && !integers) {
-    struct ls_k_cast cast = {args->tensor[0], args->tensor[1], from->dtype, to->dtype, elements(op, 0)};
+  const struct ls_layout *a = from->layout, *b = to->layout;
+  if (a->channels_last == b->channels_last && a->channels == b->channels && !integers) {
+    int64_t n = (int64_t)(cuda_layout_bytes(b) / ls_dtype_bytes(b->dtype));
+    struct ls_k_cast cast = {args->tensor[0], args->tensor[1], from->dtype, to->dtype, n};
     return CUDA_LAUNCH(context, stream, cast, cuda_groups(cast.n), &cast, err);
   }
   struct ls_k_reorder k = {.from = args->tensor[0],
                            .to = args->tensor[1],
                            .from_dtype = from->dtype,
                            .to_dtype = to->dtype,
-                           .from_last = from->layout->channels_last,
-                           .to_last = to->layout->channels_last,
+                           .from_channels = a->channels,
+                           .to_channels = b->channels,
                            .n = 1,
                            .c = 1,
                            .h = 1,
@@ -53,7 +55,7 @@ static ls_status run_reorder(struct cuda_context *context, struct ls_op *op, str
     k.n = from->shape.dim[0], k.c = from->shape.dim[1];
     k.h = from->shape.dim[2], k.w = from->shape.dim[3];
   }
-  return CUDA_LAUNCH(context, stream, reorder, elements(op, 0), &k, err);
+  return CUDA_LAUNCH(context, stream, reorder, (int64_t)(cuda_layout_bytes(b) / ls_dtype_bytes(b->dtype)), &k, err);
 }
 
 static ls_status run_fill(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,

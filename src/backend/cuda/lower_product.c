@@ -1,6 +1,8 @@
 // Convolutions and fully connected layers: a product on the machine (cuDNN; plain loops on the host), then bias, addend and
 // ReLU by an own kernel where the product did not take them. The bias gradient is an own column sum. See cuda_internal.h.
 //
+// The network's input may lie with more channels than it has (lower.c): for the product they are channels like others.
+//
 // A fully connected layer is a convolution over images of one pixel: both its input and its weight lie channels last, so
 // their values meet in the same order.
 //
@@ -66,7 +68,7 @@ static struct cuda_convolution convolution_of(const struct ls_op_desc *desc) {
     c.relu = a->relu && at.addend < 0;
   }
   if (!is_convolution(desc->kind)) return c;
-  c.c = x->dim[1], c.h = x->dim[2], c.w = x->dim[3];
+  c.c = desc->tensor[at.x].layout->channels, c.h = x->dim[2], c.w = x->dim[3];
   c.r = w->dim[2], c.s = w->dim[3];
   c.p = y->dim[2], c.q = y->dim[3];
   c.groups = a->groups;

@@ -299,6 +299,7 @@ static void make_ops(void) {
   ops.open = open_context;
   ops.close = close_context;
   ops.plain_layout = cuda_plain_layout;
+  ops.input_layout = cuda_input_layout;
   ops.layout_equal = cuda_layout_equal;
   ops.layout_bytes = cuda_layout_bytes;
   ops.layout_format = cuda_layout_format;

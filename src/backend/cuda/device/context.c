@@ -267,6 +267,7 @@ const struct ls_backend_ops *ls_backend_cuda(void) {
                                             .event_record = event_record,
                                             .stream_wait_event = stream_wait_event,
                                             .plain_layout = cuda_plain_layout,
+                                            .input_layout = cuda_input_layout,
                                             .layout_equal = cuda_layout_equal,
                                             .layout_bytes = cuda_layout_bytes,
                                             .layout_format = cuda_layout_format,
