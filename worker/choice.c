@@ -1,5 +1,6 @@
 // Which devices a job runs on, and how many workers share them out.
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/file.h"
@@ -88,26 +89,50 @@ ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, 
   return LS_OK;
 }
 
-ls_status trainer_check_memory(const struct trainer_options *o, struct ls_error *err) {
+// What such a trainer takes, on the smallest of its GPUs. *memory_bytes: UINT64_MAX where no GPU says how much it has.
+static ls_status footprint_of(const struct trainer_options *o, struct ls_footprint_options *options,
+                              uint64_t *memory_bytes, struct ls_error *err) {
   struct ls_device_info info[LS_MAX_WORKERS];
   int count = 0, devices = o->devices < o->workers ? o->devices : o->workers;
-  if (devices == 0) return LS_OK;
   LS_TRY(o->ops->devices(info, LS_MAX_WORKERS, &count, err));
-  uint64_t least = UINT64_MAX;
+  *memory_bytes = UINT64_MAX;
   for (int i = 0; i < devices && i < count && i < LS_MAX_WORKERS; i++) {
-    if (info[i].memory_bytes && info[i].memory_bytes < least) least = info[i].memory_bytes;
+    if (info[i].memory_bytes && info[i].memory_bytes < *memory_bytes) *memory_bytes = info[i].memory_bytes;
   }
-  struct ls_footprint_options options = {.gpu = true,
-                                         .precision = o->precision,
-                                         .batch = (uint64_t)o->batch,
-                                         .shards = (unsigned)o->shards,
-                                         .devices = (unsigned)devices,
-                                         .workers_each = (unsigned)(o->workers / devices)};
+  *options = (struct ls_footprint_options){.gpu = true,
+                                           .precision = o->precision,
+                                           .batch = (uint64_t)o->batch,
+                                           .shards = (unsigned)o->shards,
+                                           .devices = (unsigned)devices,
+                                           .workers_each = (unsigned)(o->workers / devices)};
   // Workers that do not divide evenly: what one of a device's takes, at least.
-  if (o->workers % devices) options.devices = (unsigned)o->workers, options.workers_each = 1;
+  if (o->workers % devices) options->devices = (unsigned)o->workers, options->workers_each = 1;
+  return LS_OK;
+}
+
+ls_status trainer_check_memory(const struct trainer_options *o, struct ls_error *err) {
+  struct ls_footprint_options options;
+  uint64_t memory_bytes;
   struct ls_graph *graph = NULL;
+  if (o->devices == 0) return LS_OK;
+  LS_TRY(footprint_of(o, &options, &memory_bytes, err));
   LS_TRY(ls_graph_build(o->network, &graph, err));
-  ls_status status = ls_footprint_check(graph, &options, least, err);
+  ls_status status = ls_footprint_check(graph, &options, memory_bytes, err);
   ls_graph_free(graph);
   return status;
+}
+
+void trainer_explain_memory(const struct trainer_options *o, struct ls_error *err) {
+  struct ls_footprint_options options;
+  uint64_t memory_bytes;
+  struct ls_graph *graph = NULL;
+  char text[LS_ERROR_TEXT_BYTES], first[LS_ERROR_TEXT_BYTES];
+  if (o->devices == 0 || !err || err->status != LS_NO_MEMORY) return;
+  if (footprint_of(o, &options, &memory_bytes, NULL) != LS_OK || memory_bytes == UINT64_MAX) return;
+  if (ls_graph_build(o->network, &graph, NULL) != LS_OK) return;
+  if (ls_footprint_explain(graph, &options, memory_bytes, text, sizeof text, NULL) == LS_OK) {
+    snprintf(first, sizeof first, "%s", err->text);
+    ls_fail(err, LS_NO_MEMORY, "%s; %s", first, text);
+  }
+  ls_graph_free(graph);
 }

@@ -344,7 +344,10 @@ static ls_status prepare(struct run *r, struct ls_error *err) {
   ls_status status = trainer_new(&options, r->job, &r->trainer, err);
   free(record);
   free(cache);
-  if (status != LS_OK) return status;
+  if (status != LS_OK) {
+    trainer_explain_memory(&options, err);
+    return status;
+  }
   r->trainer->after_step = after_step;
   r->trainer->user = r;
   LS_TRY(open_data(r, err));

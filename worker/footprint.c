@@ -2,6 +2,7 @@
 #include "worker/footprint.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "worker/device.h"
 
@@ -155,20 +156,39 @@ ls_status ls_footprint_largest_batch(const struct ls_graph *graph, const struct 
 
 static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }
 
+static ls_status explain(const struct ls_graph *graph, const struct ls_footprint_options *options,
+                         const struct ls_footprint *f, uint64_t memory_bytes, char *text, size_t size,
+                         struct ls_error *err) {
+  uint64_t batch = 0;
+  LS_TRY(ls_footprint_largest_batch(graph, options, memory_bytes, &batch, err));
+  char fits[96] = "not even one image a shard fits";
+  const struct ls_footprint_buffer *largest = &f->largest[strcmp(f->largest[0].what, "scratch") == 0];
+  if (batch) snprintf(fits, sizeof fits, "the largest batch that fits is %llu", (unsigned long long)batch);
+  snprintf(text, size,
+           "%llu images in %u shards take up to %.1f GiB on each GPU, which has %.1f: %.1f for activations and "
+           "workspaces, up to %.1f for scratch, %.1f for gradients, %.1f for weights and momentum, %.1f for images; "
+           "the largest is %s of %s, layer '%s', with %.1f; %s",
+           (unsigned long long)options->batch, options->shards, gib(f->total_bytes), gib(memory_bytes),
+           gib(f->bytes[LS_FOOTPRINT_ACTIVATIONS]), gib(f->bytes[LS_FOOTPRINT_SCRATCH]),
+           gib(f->bytes[LS_FOOTPRINT_GRADIENTS]), gib(f->bytes[LS_FOOTPRINT_WEIGHTS] + f->bytes[LS_FOOTPRINT_MOMENTUM]),
+           gib(f->bytes[LS_FOOTPRINT_INPUT]), largest->what, largest->operation, largest->layer, gib(largest->bytes),
+           fits);
+  return LS_OK;
+}
+
+ls_status ls_footprint_explain(const struct ls_graph *graph, const struct ls_footprint_options *options,
+                               uint64_t memory_bytes, char *text, size_t size, struct ls_error *err) {
+  struct ls_footprint f;
+  LS_TRY(ls_footprint_predict(graph, options, &f, err));
+  return explain(graph, options, &f, memory_bytes, text, size, err);
+}
+
 ls_status ls_footprint_check(const struct ls_graph *graph, const struct ls_footprint_options *options,
                              uint64_t memory_bytes, struct ls_error *err) {
   struct ls_footprint f;
-  uint64_t batch = 0;
+  char text[LS_ERROR_TEXT_BYTES];
   LS_TRY(ls_footprint_predict(graph, options, &f, err));
-  if (f.total_bytes <= memory_bytes) return LS_OK;
-  LS_TRY(ls_footprint_largest_batch(graph, options, memory_bytes, &batch, err));
-  char fits[96] = "not even one image a shard fits";
-  if (batch) snprintf(fits, sizeof fits, "the largest batch that fits is %llu", (unsigned long long)batch);
-  return ls_fail(
-      err, LS_INVALID,
-      "key 'batch_size': %llu images in %u shards take %.1f GiB on each GPU, which has %.1f: %.1f for activations "
-      "and workspaces, %.1f for gradients, %.1f for weights and momentum, %.1f for images; %s",
-      (unsigned long long)options->batch, options->shards, gib(f.total_bytes), gib(memory_bytes),
-      gib(f.bytes[LS_FOOTPRINT_ACTIVATIONS] + f.bytes[LS_FOOTPRINT_SCRATCH]), gib(f.bytes[LS_FOOTPRINT_GRADIENTS]),
-      gib(f.bytes[LS_FOOTPRINT_WEIGHTS] + f.bytes[LS_FOOTPRINT_MOMENTUM]), gib(f.bytes[LS_FOOTPRINT_INPUT]), fits);
+  if (f.total_bytes - f.bytes[LS_FOOTPRINT_SCRATCH] <= memory_bytes) return LS_OK;
+  LS_TRY(explain(graph, options, &f, memory_bytes, text, sizeof text, err));
+  return ls_fail(err, LS_INVALID, "key 'batch_size': %s", text);
 }

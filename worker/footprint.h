@@ -15,7 +15,7 @@ enum ls_footprint_kind {
   LS_FOOTPRINT_GRADIENTS,    // one slab for each level of the sum's tree that is open at a time
   LS_FOOTPRINT_FACTORS,      // gradients left as factors, and the tiles they are formed in (CPU)
   LS_FOOTPRINT_ACTIVATIONS,  // between layers, forward and backward, with workspaces; reused by liveness
-  LS_FOOTPRINT_SCRATCH,      // what one operation needs while it runs
+  LS_FOOTPRINT_SCRATCH,      // what one operation needs while it runs; on GPUs the most that it may take
   LS_FOOTPRINT_EVALUATION,   // what evaluation needs beyond the memory of training, which it uses too
   LS_FOOTPRINT_INPUT,        // batches on their way
   LS_FOOTPRINT_KINDS
@@ -52,10 +52,13 @@ const char *ls_footprint_key(enum ls_footprint_kind kind);
 
 ls_status ls_footprint_predict(const struct ls_graph *graph, const struct ls_footprint_options *options,
                                struct ls_footprint *footprint, struct ls_error *err);
-// LS_INVALID with a sentence when training takes more than `memory_bytes`: how much, for what, and the largest batch that
-// fits.
+// LS_INVALID with a sentence when training takes more than `memory_bytes` even if its operations take no scratch: how much,
+// for what, and the largest batch that fits.
 ls_status ls_footprint_check(const struct ls_graph *graph, const struct ls_footprint_options *options,
                              uint64_t memory_bytes, struct ls_error *err);
+// That sentence, whether or not it fits: for a training that ran out of memory.
+ls_status ls_footprint_explain(const struct ls_graph *graph, const struct ls_footprint_options *options,
+                               uint64_t memory_bytes, char *text, size_t size, struct ls_error *err);
 // The largest batch that `memory_bytes` hold, everything else as in `options`; 0: not even one image a shard.
 ls_status ls_footprint_largest_batch(const struct ls_graph *graph, const struct ls_footprint_options *options,
                                      uint64_t memory_bytes, uint64_t *batch, struct ls_error *err);

@@ -164,8 +164,10 @@ enum ls_dtype trainer_dtype(Lockstep__V1__Precision precision);
 ls_status trainer_worker_count(unsigned wanted, bool oversubscribe, int shards, int devices, int *workers,
                                struct ls_error *err);
 int trainer_core_count(void);
-// Before anything is allocated: a job that is too large for its GPUs is told so, and what would fit.
+// Before anything is allocated: a job that is too large for its GPUs is told so, and what would fit. A training that ran
+// out of a GPU's memory all the same, as other processes use it: what it takes is added to what failed.
 ls_status trainer_check_memory(const struct trainer_options *options, struct ls_error *err);
+void trainer_explain_memory(const struct trainer_options *options, struct ls_error *err);
 // The user's cache of choices (backend/choices.h); NULL where there is no place for one. The caller frees it.
 char *trainer_choice_cache(void);
 

@@ -231,7 +231,7 @@ const struct ls_backend_ops *ls_backend_cuda(void);
 // What was missing where ls_backend_cuda is NULL: "the CUDA toolkit (nvcc)". NULL where nothing was.
 const char *ls_backend_cuda_missing(void);
 // Prepares what the CUDA backend prepares, without a GPU and in every build: for the memory that a plan will take there.
-// The scratch memory that cuDNN itself asks for is not known to it.
+// The scratch memory of a convolution is the most that cuDNN may ask for there (cuda_workspace_limit).
 const struct ls_backend_ops *ls_backend_cuda_planner(void);
 // Plain loops in float64 (tensors of LS_F64), row-major: the oracle of the tests.
 const struct ls_backend_ops *ls_backend_reference(void);

@@ -70,8 +70,8 @@ static void write_text(const struct question *q, const struct ls_footprint *f, u
   else
     ls_string_addf(out, "not even one image a shard, a batch of %u, fits.\n", o->shards);
   if (o->gpu)
-    ls_string_add(out,
-                  "Not counted: the driver's own memory, and the scratch memory that cuDNN asks for on the GPU.\n");
+    ls_string_add(
+        out, "Scratch is the most that cuDNN may take. Not counted: the driver's and the libraries' own memory.\n");
 }
 
 static void write_json(const struct question *q, const struct ls_footprint *f, uint64_t largest,

@@ -84,7 +84,9 @@ static const char h200[] =
     "\"deviceName\":\"NVIDIA H200\"}";
 
 static ls_status plan_for(const struct cuda_convolution *c, bool fused, struct graph *graph, struct ls_error *err) {
-  struct graph_rules rules = {.deterministic = true, .no_tensor_core = c->dtype == LS_F32};
+  struct graph_rules rules = {.deterministic = true,
+                              .no_tensor_core = c->dtype == LS_F32,
+                              .most_workspace_bytes = (int64_t)cuda_workspace_limit(c)};
   graph_init_for(graph, h200);
   device_describe_product(graph, c, fused);
   graph_finish(graph);
@@ -122,6 +124,51 @@ static void test_plans(void **state) {
     }
   }
   assert_int_equal(missing, 0);
+}
+
+static int64_t first_workspace(const struct cuda_convolution *c) {
+  struct graph_rules rules = {
+      .deterministic = true, .no_tensor_core = c->dtype == LS_F32, .most_workspace_bytes = INT64_MAX};
+  struct graph graph;
+  struct ls_error err = LS_ERROR_INIT;
+  graph_init_for(&graph, h200);
+  device_describe_product(&graph, c, false);
+  graph_finish(&graph);
+  if (graph_plan(&graph, &rules, &err) != LS_OK) fail_msg("%s", err.text);
+  int64_t bytes = graph.workspace_bytes;
+  graph_release(&graph);
+  return bytes;
+}
+
+// The scratch memory that the plan of a network counts on: what the heuristics like best fits into it, whatever the batch.
+// What wants more than the rules allow is not taken.
+static void test_workspace(void **state) {
+  (void)state;
+  struct cuda_convolution all[] = {convolution(3, 64, 224, 3, 1, 1),  convolution(64, 64, 224, 3, 1, 1),
+                                   convolution(3, 64, 224, 7, 2, 1),  convolution(256, 512, 56, 1, 2, 1),
+                                   convolution(96, 256, 27, 5, 1, 2), convolution(384, 384, 13, 3, 1, 2),
+                                   convolution(16, 32, 32, 3, 2, 1),  convolution(6, 16, 14, 5, 1, 1)};
+  static const enum ls_dtype types[] = {LS_F32, LS_BF16, LS_F16};
+  for (size_t i = 0; i < 9 * sizeof all / sizeof *all; i++) {
+    struct cuda_convolution c = all[i / 9];
+    c.direction = (enum cuda_direction)(i % 3);
+    c.dtype = types[i / 3 % 3];
+    for (c.n = 4; c.n <= 256; c.n *= 8) {
+      struct graph graph;
+      struct ls_error err = LS_ERROR_INIT;
+      assert_in_range(first_workspace(&c), 0, cuda_workspace_limit(&c));
+      if (c.n > 4) continue;
+      struct graph_rules none = {.deterministic = true, .no_tensor_core = c.dtype == LS_F32};
+      graph_init_for(&graph, h200);
+      device_describe_product(&graph, &c, false);
+      graph_finish(&graph);
+      if (graph_plan(&graph, &none, &err) == LS_OK)
+        assert_int_equal(graph.workspace_bytes, 0);
+      else
+        assert_int_equal(err.status, LS_UNSUPPORTED);
+      graph_release(&graph);
+    }
+  }
 }
 
 // Every candidate, written down and made again from its text, is the same plan; other texts are refused.
@@ -188,8 +235,8 @@ static void test_no_gpu(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_descriptions), cmocka_unit_test(test_wrong_description),
-                                     cmocka_unit_test(test_plans), cmocka_unit_test(test_described_engines),
-                                     cmocka_unit_test(test_no_gpu)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_descriptions), cmocka_unit_test(test_wrong_description), cmocka_unit_test(test_plans),
+      cmocka_unit_test(test_workspace),    cmocka_unit_test(test_described_engines), cmocka_unit_test(test_no_gpu)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,6 +125,11 @@ static inline int64_t cuda_channels(const struct ls_tensor_desc *t) { return t->
 void cuda_convolution_key(const struct cuda_convolution *convolution, const char *machine, bool fused, bool fast,
                           char *text, size_t size);
 
+// The most scratch memory that the library may ask for: engines that want more are not used, so that the memory of a plan
+// has a bound that is known without a GPU. Pure. As much as the three tensors together and an eighth, for float32's fastest
+// engines put padded copies of them there; where they are small, 64 MiB and four times their size, up to 256 MiB.
+size_t cuda_workspace_limit(const struct cuda_convolution *convolution);
+
 // ---- device_work.c; functions of ls_device_ops
 void cuda_choose_by(struct ls_backend *backend, struct ls_choices *choices, bool fast);
 ls_status cuda_update(struct ls_backend *backend, struct ls_stream *stream, const struct ls_update *update,

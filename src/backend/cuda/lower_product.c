@@ -93,6 +93,15 @@ void cuda_convolution_key(const struct cuda_convolution *c, const char *machine,
            c->after[1], type);
 }
 
+size_t cuda_workspace_limit(const struct cuda_convolution *c) {
+  const size_t mib = (size_t)1 << 20;
+  int64_t values = c->n * c->c * c->h * c->w + c->k * c->c / c->groups * c->r * c->s + c->n * c->k * c->p * c->q;
+  size_t tensors = aligned((size_t)values * ls_dtype_bytes(c->dtype)), copies = tensors + tensors / 8;
+  size_t small = 64 * mib + 4 * tensors;
+  if (small > 256 * mib) small = 256 * mib;
+  return copies > small ? copies : small;
+}
+
 static ls_status run_product(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
                              const struct ls_op_args *args, struct ls_error *err) {
   const struct cuda_op *state = op->state;

@@ -121,6 +121,15 @@ static ls_status product_new(struct cuda_context *context, const struct cuda_con
   return LS_OK;
 }
 
+// Of the planner: what the library may take at the most.
+static ls_status product_plan(struct cuda_context *context, const struct cuda_convolution *convolution,
+                              struct cuda_product **product, size_t *scratch_bytes, bool *fused, const char **kernel,
+                              struct ls_error *err) {
+  LS_TRY(product_new(context, convolution, product, scratch_bytes, fused, kernel, err));
+  *scratch_bytes = cuda_workspace_limit(convolution);
+  return LS_OK;
+}
+
 static void product_free(struct cuda_product *product) { free(product); }
 
 // Where tap r of window p lies on axis `i`.
@@ -184,6 +193,12 @@ static const struct cuda_machine host = {.launch = launch,
                                          .product_new = product_new,
                                          .product_free = product_free,
                                          .product_run = product_run};
+
+static const struct cuda_machine planner = {.launch = launch,
+                                            .zero = zero,
+                                            .product_new = product_plan,
+                                            .product_free = product_free,
+                                            .product_run = product_run};
 
 // ---- the backend around it: memory is the host's, work is done when the call returns
 
@@ -263,6 +278,14 @@ static ls_status open_context(int index, struct ls_backend *backend, struct ls_e
   return LS_OK;
 }
 
+static ls_status open_planner(int index, struct ls_backend *backend, struct ls_error *err) {
+  LS_TRY(open_context(index, backend, err));
+  struct cuda_context *context = backend->state;
+  backend->ops = ls_backend_cuda_planner();
+  context->machine = &planner;
+  return LS_OK;
+}
+
 static void close_context(struct ls_backend *backend) {
   if (!backend->state) return;
   cuda_layouts_free(backend->state);
@@ -286,7 +309,7 @@ static ls_status from_canonical(struct ls_backend *backend, const struct ls_tens
   return LS_OK;
 }
 
-static struct ls_backend_ops ops;
+static struct ls_backend_ops ops, planner_ops;
 
 static void make_ops(void) {
   ops = *ls_backend_reference();  // whose memory is the host's too
@@ -308,10 +331,19 @@ static void make_ops(void) {
   ops.prepare = cuda_prepare;
   ops.op_release = cuda_op_release;
   ops.run = cuda_run;
+  planner_ops = ops;
+  planner_ops.name = "cuda planner";
+  planner_ops.open = open_planner;
 }
 
+static pthread_once_t ops_once = PTHREAD_ONCE_INIT;
+
 const struct ls_backend_ops *ls_backend_cuda_twin(void) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, make_ops);
+  pthread_once(&ops_once, make_ops);
   return &ops;
+}
+
+const struct ls_backend_ops *ls_backend_cuda_planner(void) {
+  pthread_once(&ops_once, make_ops);
+  return &planner_ops;
 }

@@ -330,6 +330,44 @@ static void test_stuck_device(void **state) {
   expect_failure("stuck", 2, 50000000, &device, "rank 1 (gpu1) is stuck");
 }
 
+// A GPU whose memory another process uses, so that the job does not fit though it should.
+static ls_status small_devices(struct ls_device_info *info, int capacity, int *count, struct ls_error *err) {
+  LS_TRY(ls_backend_cuda_twin()->devices(info, capacity, count, err));
+  for (int i = 0; i < *count && i < capacity; i++) info[i].memory_bytes = UINT64_C(64) << 30;
+  return LS_OK;
+}
+
+static ls_status no_memory(struct ls_backend *backend, enum ls_memory kind, size_t bytes, void **memory,
+                           struct ls_error *err) {
+  if (kind != LS_MEMORY_DEVICE || bytes < 4096)
+    return ls_backend_cuda_twin()->allocate(backend, kind, bytes, memory, err);
+  *memory = NULL;
+  return ls_fail(err, LS_NO_MEMORY, "GPU 0 (Fake): 1.0 MiB are wanted, 0.1 of its 65536.0 MiB are free");
+}
+
+static void test_out_of_memory(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_train_result result;
+  Lockstep__V1__Job *job = small_job(NULL);
+  char *path = small_path("full");
+  frail = *ls_backend_cuda_twin();
+  frail.open = open_frail;
+  frail.devices = small_devices;
+  frail.allocate = no_memory;
+  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
+  struct ls_train_options options = {
+      .job = job, .folder = path, .attempt = 1, .devices = 2, .backend = &frail, .backend_devices = 2};
+  assert_int_equal(ls_train(&options, &result, &err), LS_NO_MEMORY);
+  assert_int_equal(result.exit, LS_EXIT_INTERRUPTED);  // worth another attempt
+  assert_int_equal(result.step, 0);
+  assert_non_null(strstr(err.text, "0.1 of its 65536.0 MiB are free; 16 images in 4 shards take up to "));
+  assert_non_null(strstr(err.text, " GiB on each GPU, which has 64.0: "));
+  assert_non_null(strstr(err.text, "; the largest batch that fits is "));
+  free(path);
+  lockstep__v1__job__free_unpacked(job, NULL);
+}
+
 static void test_choice(void **state) {
   (void)state;
   const struct ls_backend_ops *ops;
@@ -367,6 +405,7 @@ int main(void) {
                                      cmocka_unit_test(test_bench),
                                      cmocka_unit_test(test_evaluation),
                                      cmocka_unit_test(test_prediction),
+                                     cmocka_unit_test(test_out_of_memory),
                                      cmocka_unit_test(test_choice)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }

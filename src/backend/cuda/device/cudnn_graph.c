@@ -315,6 +315,13 @@ bool graph_take(struct graph *g, cudnnBackendDescriptor_t config) {
   return true;
 }
 
+bool graph_take_within(struct graph *g, cudnnBackendDescriptor_t config, const struct graph_rules *rules) {
+  if (!graph_take(g, config)) return false;
+  if (g->workspace_bytes <= rules->most_workspace_bytes) return true;
+  graph_drop_plan(g);
+  return false;
+}
+
 // What one kind of heuristics proposes, in its order.
 static int ask_heuristics(struct graph *g, cudnnBackendHeurMode_t mode, cudnnBackendDescriptor_t *configs, int most) {
   cudnnBackendDescriptor_t heuristics = NULL;
@@ -370,7 +377,7 @@ ls_status graph_plan(struct graph *g, const struct graph_rules *rules, struct ls
   cudnnBackendDescriptor_t configs[MOST_CONFIGS];
   LS_TRY(graph_error(g, err));
   int count = graph_candidates(g, rules, configs, MOST_CONFIGS);
-  for (int i = 0; i < count && !g->plan; i++) graph_take(g, configs[i]);
+  for (int i = 0; i < count && !g->plan; i++) graph_take_within(g, configs[i], rules);
   for (int i = 0; i < count; i++) cudnnBackendDestroyDescriptor(configs[i]);
   if (g->plan) return LS_OK;
   return ls_fail(err, LS_UNSUPPORTED, "cuDNN has no engine for it%s%s", rules->deterministic ? ", deterministic" : "",

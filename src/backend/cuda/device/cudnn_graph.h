@@ -38,6 +38,7 @@ struct graph {
 struct graph_rules {
   bool deterministic;   // not one that adds in any order
   bool no_tensor_core;  // float32 as float32: no TF32
+  int64_t most_workspace_bytes;
 };
 
 void graph_init(struct graph *graph, cudnnHandle_t handle);
@@ -58,8 +59,10 @@ void graph_pointwise(struct graph *graph, cudnnPointwiseMode_t mode, cudnnBacken
 void graph_finish(struct graph *graph);
 // What the heuristics propose and the rules allow, without repetition, best guess first; the caller destroys them.
 int graph_candidates(struct graph *graph, const struct graph_rules *rules, cudnnBackendDescriptor_t *configs, int most);
-// Makes a plan of it. False where that cannot be; the graph is as before then.
+// Makes a plan of it. False where that cannot be; the graph is as before then. graph_take_within: nor where it wants more
+// scratch memory than the rules allow; the graph is without a plan then.
 bool graph_take(struct graph *graph, cudnnBackendDescriptor_t config);
+bool graph_take_within(struct graph *graph, cudnnBackendDescriptor_t config, const struct graph_rules *rules);
 void graph_drop_plan(struct graph *graph);
 // "engine 62, knobs 1=2 3=4": the configuration in a form that lasts. False where it does not fit.
 bool graph_describe(cudnnBackendDescriptor_t config, char *text, size_t size);

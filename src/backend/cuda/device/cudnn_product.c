@@ -63,7 +63,9 @@ static ls_status plan_by_choice(struct tuning *t, bool fused, struct ls_error *e
 
 static ls_status plan(struct device_context *context, const struct cuda_convolution *c, bool fused,
                       struct cuda_product *product, struct ls_error *err) {
-  struct graph_rules rules = {.deterministic = !context->base.fast, .no_tensor_core = c->dtype == LS_F32 && !c->tf32};
+  struct graph_rules rules = {.deterministic = !context->base.fast,
+                              .no_tensor_core = c->dtype == LS_F32 && !c->tf32,
+                              .most_workspace_bytes = (int64_t)cuda_workspace_limit(c)};
   graph_init(&product->graph, context->cudnn);
   device_describe_product(&product->graph, c, fused);
   graph_finish(&product->graph);

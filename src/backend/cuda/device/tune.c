@@ -7,7 +7,7 @@
 #include "backend/cuda/device/cudnn_graph.h"
 #include "backend/cuda/device/device.h"
 
-enum { CANDIDATES = 6, WARM_UPS = 2, RUNS = 5, TENSORS = 4 };
+enum { CANDIDATES = 24, TRIALS = 6, WARM_UPS = 2, RUNS = 5, TENSORS = 4 };
 
 struct trial {
   struct device_context *context;
@@ -66,13 +66,15 @@ static float measure(struct trial *t, struct graph *g, bool bias) {
   return best;
 }
 
-// Index of the fastest; the first that can be made ready where nothing can be measured; -1: there is none.
-static int fastest(struct trial *trial, struct graph *g, cudnnBackendDescriptor_t *configs, int count, bool bias,
-                   bool measurable) {
-  int best = -1;
+// Index of the fastest of the first TRIALS that can be made ready within the rules; the first of them where nothing can be
+// measured; -1: there is none.
+static int fastest(struct trial *trial, struct graph *g, cudnnBackendDescriptor_t *configs, int count,
+                   const struct graph_rules *rules, bool bias, bool measurable) {
+  int best = -1, tried = 0;
   float best_ms = -1;
-  for (int i = 0; i < count; i++) {
-    if (!graph_take(g, configs[i])) continue;
+  for (int i = 0; i < count && tried < TRIALS; i++) {
+    if (!graph_take_within(g, configs[i], rules)) continue;
+    tried++;
     if (best < 0) best = i;
     if (!measurable) break;
     float ms = measure(trial, g, bias);
@@ -92,7 +94,7 @@ ls_status device_tune(struct device_context *context, struct graph *g, const str
   LS_TRY(graph_error(g, err));
   int count = graph_candidates(g, rules, configs, CANDIDATES);
   bool measurable = make_trial(&trial, context, c);
-  int best = fastest(&trial, g, configs, count, bias, measurable);
+  int best = fastest(&trial, g, configs, count, rules, bias, measurable);
   if (best < 0 || !graph_describe(configs[best], choice, LS_CHOICE_BYTES)) strcpy(choice, DEVICE_NO_ENGINE);
   for (int i = 0; i < count; i++) cudnnBackendDestroyDescriptor(configs[i]);
   free_trial(&trial);
