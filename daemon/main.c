@@ -3,6 +3,7 @@
 //
 //   service.c  gRPC ─┐                  ┌─ store.c    SQLite
 //   status.c   HTTP ─┴─ manager.c ──────┼─ process.c  coordinators ── lockstep-worker ─▶ jobs/ID/events.log
+//                       schedule.c      │                                                      │
 //                          job.c ◀──────┴──────────────────────────────────────────────────────┘
 #include <errno.h>
 #include <limits.h>

@@ -1,4 +1,4 @@
-// The daemon's heart: see manager.h.
+// The daemon's heart: see manager.h, and manager_internal.h for what lies where.
 #include "daemon/manager.h"
 
 #include <errno.h>
@@ -11,280 +11,39 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/string.h"
-#include "daemon/process.h"
-#include "daemon/store.h"
+#include "daemon/manager_internal.h"
 #include "spec/spec.h"
-#include "worker/coordinator.h"
 
-enum { TICK_MS = 500, MAX_DELAY_MS = 60000 };
+enum { TICK_MS = 500 };
 
-struct manager {
-  struct manager_options options;
-  struct process_options processes;
-  struct store *store;
-  struct job **jobs;
-  size_t job_count;
-  char *folder_of_jobs, *nudge_path;
-  int lock_fd, nudge_fd;
-  uv_poll_t nudge;
-  uv_timer_t timer;
-  struct devices *devices;
-  bool store_failed, closing;
-};
-
-static void changed(struct manager *m, struct job *job) { m->options.changed(m->options.user, job); }
+void manager_changed(struct manager *m, struct job *job) { m->options.changed(m->options.user, job); }
 
 // A store that cannot be written makes the daemon not ready; jobs go on, their logs are the truth.
-static void save(struct manager *m, const struct job *job) {
+void manager_save(struct manager *m, const struct job *job) {
   struct ls_error err = LS_ERROR_INIT;
   bool failed = store_save(m->store, job, &err) != LS_OK;
   if (failed) ls_log(LS_LOG_ERROR, "job %s: %s", job->id_text, err.text);
   m->store_failed = failed;
 }
 
-static void set_state(struct manager *m, struct job *job, Lockstep__V1__JobState state) {
+void manager_set_state(struct manager *m, struct job *job, Lockstep__V1__JobState state) {
   job->state = state;
   if (job_ended(job)) job->ended_us = ls_time_us();
-  save(m, job);
+  manager_save(m, job);
   ls_log(job->state == LOCKSTEP__V1__JOB_STATE__FAILED ? LS_LOG_ERROR : LS_LOG_INFO, "job %s (%s) is %s%s%s",
          job->id_text, job->name, job_state_name(state), job->reason[0] ? ": " : "", job->reason);
-  changed(m, job);
+  manager_changed(m, job);
 }
-
-// --- devices ------------------------------------------------------------------------------------------------------------
 
 const struct devices *manager_devices(const struct manager *m) { return m->devices; }
 
-// Does the job run on GPUs? `auto`: where there are any, healthy or not, that the coordinator can use.
-static bool on_gpus(const struct manager *m, const Lockstep__V1__Job *spec) {
-  if (spec->devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_AUTO) return !devices_no_gpu(m->devices);
-  return spec->devices->kind == LOCKSTEP__V1__DEVICE_KIND__DEVICE_KIND_GPU;
-}
-
-static unsigned bits(uint64_t mask) { return (unsigned)__builtin_popcountll(mask); }
-
-// Devices of the job's kind that are fit for work, held or not.
-static uint64_t fit(const struct manager *m, bool gpus) {
-  unsigned count = devices_cpus(m->devices);
-  if (gpus) return devices_healthy(m->devices);
-  return count == 64 ? UINT64_MAX : (UINT64_C(1) << count) - 1;
-}
-
-// Worker threads that the job is to run with: all healthy devices, or as many as it asks for, or fewer down to its limit
-// when that many are not healthy.
-static unsigned workers_of(const struct manager *m, const struct job *job) {
-  const Lockstep__V1__Devices *devices = job->spec->devices;
-  unsigned there = bits(fit(m, on_gpus(m, job->spec))), count = 1;
-  if (job->devices_wanted) return job->devices_wanted;
-  if (devices->has_count) {
-    unsigned least = devices->has_at_least ? devices->at_least : devices->count;
-    for (count = devices->count; count > there && count / 2 >= least;) count /= 2;
-    return count;
-  }
-  while (2 * count <= there && 2 * count <= job->spec->shards) count *= 2;
-  return count;
-}
-
-// Devices to hold for so many workers; more workers than devices share them, where the job allows it.
-static unsigned devices_of(const struct manager *m, const struct job *job) {
-  unsigned workers = workers_of(m, job);
-  bool gpus = on_gpus(m, job->spec);
-  unsigned most = job->spec->devices->oversubscribe || !gpus ? bits(fit(m, gpus)) : workers;
-  if (gpus && most == 0) most = 1;
-  return workers > most ? most : workers;
-}
-
-static uint64_t free_devices(const struct manager *m, bool gpus) {
-  uint64_t mask = fit(m, gpus);
-  if (gpus) mask &= ~devices_taken(m->devices);
-  for (size_t i = 0; i < m->job_count; i++) mask &= ~(gpus ? m->jobs[i]->gpu_mask : m->jobs[i]->device_mask);
-  return mask;
-}
-
-// Can it ever run here?
-static ls_status check_devices(const struct manager *m, const Lockstep__V1__Job *spec, uint32_t override,
-                               struct ls_error *err) {
-  const Lockstep__V1__Devices *devices = spec->devices;
-  uint32_t count = override ? override : devices->has_count ? devices->count : 1;
-  uint32_t least = !override && devices->has_at_least ? devices->at_least : count;
-  bool gpus = on_gpus(m, spec);
-  unsigned there = gpus ? devices_gpus(m->devices) : devices_cpus(m->devices);
-  if (gpus && devices_no_gpu(m->devices)) {
-    return ls_fail(err, LS_UNSUPPORTED, "key 'devices.kind': gpu was asked for, but %s; use cpu or auto",
-                   devices_no_gpu(m->devices));
-  }
-  if (count & (count - 1) || count > spec->shards) {
-    return ls_fail(err, LS_INVALID, "%u devices: must be a power of two, at most the job's %u shards", count,
-                   spec->shards);
-  }
-  if (least > there && !devices->oversubscribe) {
-    return ls_fail(err, LS_INVALID,
-                   "key 'devices.count': %u devices were asked for, this machine has %u%s; "
-                   "devices.oversubscribe: true lets workers share them",
-                   count, there, gpus ? " GPUs" : "");
-  }
-  return LS_OK;
-}
-
-// --- the way of a job ---------------------------------------------------------------------------------------------------
-
-static void schedule(struct manager *m);
-
-static void queue_again(struct manager *m, struct job *job, const char *why) {
-  job->failures = job->checkpointed ? 1 : job->failures + 1;
-  uint32_t allowed = job->spec->retry->attempts;
-  if (job->failures > allowed) {
-    if (allowed == 0)
-      job_set_reason(job, "%s", why);
-    else
-      job_set_reason(job, "%s; it was started again %u time%s in a row", why, allowed, allowed == 1 ? "" : "s");
-    set_state(m, job, LOCKSTEP__V1__JOB_STATE__FAILED);
-    return;
-  }
-  uint64_t delay_ms = m->options.retry_delay_ms;
-  for (uint32_t i = 1; i < job->failures && delay_ms < MAX_DELAY_MS; i++) delay_ms *= 2;
-  if (delay_ms > MAX_DELAY_MS) delay_ms = MAX_DELAY_MS;
-  job->not_before_us = ls_time_us() + (int64_t)delay_ms * 1000;
-  job_set_reason(job, "starts again in %.1f s, from its newest checkpoint: %s", (double)delay_ms / 1000, why);
-  set_state(m, job, LOCKSTEP__V1__JOB_STATE__QUEUED);
-}
-
-// A coordinator that ended because of a GPU: that one is left alone for a while. One that could not say which, and had only
-// one, meant that.
-static void blame_device(struct manager *m, const struct job *job) {
-  char why[320];
-  int failed = job->failed_device;
-  bool unnamed = job->exit_status >= 0 && WIFEXITED(job->exit_status) &&
-                 WEXITSTATUS(job->exit_status) == LS_EXIT_DEVICE && bits(job->gpu_mask) == 1;
-  if (failed < 0 && unnamed) failed = 0;
-  for (unsigned i = 0; i < devices_gpus(m->devices) && failed >= 0; i++) {
-    if (!(job->gpu_mask >> i & 1) || failed-- > 0) continue;
-    snprintf(why, sizeof why, "job %s: %.256s", job->id_text,
-             job->outcome_reason[0] ? job->outcome_reason : "no reason");
-    devices_failed(m->devices, i, why);
-  }
-}
-
-// The coordinator is gone. What its log says is the truth; without an outcome there it crashed.
-static void settle(struct manager *m, struct job *job) {
-  struct ls_error err = LS_ERROR_INIT;
-  job_read_log(job, &err);
-  blame_device(m, job);
-  job->device_mask = job->gpu_mask = 0;
-  enum stop_request stop = job->stop;
-  Lockstep__V1__Outcome__Kind outcome = job->outcome;
-  char how[160], why[LS_ERROR_TEXT_BYTES + 256];
-  process_describe_exit(job, how, sizeof how);
-  if (outcome == LOCKSTEP__V1__OUTCOME__KIND__KIND_UNSPECIFIED)
-    snprintf(why, sizeof why, "the coordinator died (%s)", how);
-  else
-    snprintf(why, sizeof why, "%s", job->outcome_reason);
-  job->stop = STOP_NONE;
-  job->kill_at_us = 0;
-  if (outcome == LOCKSTEP__V1__OUTCOME__KIND__SUCCEEDED) {
-    job_set_reason(job, "%s", "");
-    set_state(m, job, LOCKSTEP__V1__JOB_STATE__SUCCEEDED);
-  } else if (outcome == LOCKSTEP__V1__OUTCOME__KIND__FAILED) {
-    job_set_reason(job, "%s", why);
-    set_state(m, job, LOCKSTEP__V1__JOB_STATE__FAILED);
-  } else if (stop == STOP_CANCEL) {
-    job_set_reason(job, "cancelled at step %" PRIu64, job->step);
-    set_state(m, job, LOCKSTEP__V1__JOB_STATE__CANCELLED);
-  } else if (stop == STOP_PAUSE) {
-    job_set_reason(job, "paused at step %" PRIu64, job->step);
-    set_state(m, job, LOCKSTEP__V1__JOB_STATE__PAUSED);
-  } else if (outcome == LOCKSTEP__V1__OUTCOME__KIND__STOPPED) {
-    job->not_before_us = 0;
-    job_set_reason(job, "stopped from outside after a checkpoint; goes on when its devices are free");
-    set_state(m, job, LOCKSTEP__V1__JOB_STATE__QUEUED);
-  } else {
-    queue_again(m, job, why);
-  }
-  schedule(m);
-}
-
-static void on_exited(void *user, struct job *job) { settle(user, job); }
-
-// "UUID,UUID" of the GPUs that the job holds.
-static void name_gpus(const struct manager *m, const struct job *job, struct ls_string *names) {
-  for (unsigned i = 0; i < devices_gpus(m->devices); i++) {
-    if (job->gpu_mask >> i & 1) ls_string_addf(names, "%s%s", names->size ? "," : "", devices_gpu(m->devices, i)->uuid);
-  }
-}
-
-static void start(struct manager *m, struct job *job, bool gpus, uint64_t mask) {
-  struct ls_error err = LS_ERROR_INIT;
-  struct ls_string names = LS_STRING_INIT;
-  job_read_log(job, NULL);
-  job->attempt++;
-  *(gpus ? &job->gpu_mask : &job->device_mask) = mask;
-  job_begin_attempt(job);
-  if (job->started_us == 0) job->started_us = ls_time_us();
-  job->ended_us = 0;
-  job_set_reason(job, "%s", "");
-  set_state(m, job, LOCKSTEP__V1__JOB_STATE__STARTING);  // durable before the process is there
-  name_gpus(m, job, &names);
-  ls_status status = process_start(&m->processes, job, workers_of(m, job), ls_string_text(&names), &err);
-  ls_string_release(&names);
-  if (status == LS_OK) return;
-  job->device_mask = job->gpu_mask = 0;
-  queue_again(m, job, err.text);
-}
-
-static void wait_for(struct manager *m, struct job *job, const char *text) {
-  if (strcmp(text, job->reason) == 0) return;
-  job_set_reason(job, "%s", text);
-  changed(m, job);
-}
-
-static void wait_for_devices(struct manager *m, struct job *job, bool gpus, unsigned wanted, unsigned found) {
-  char text[160];
-  unsigned unhealthy = gpus ? devices_gpus(m->devices) - bits(devices_healthy(m->devices)) : 0;
-  int used = snprintf(text, sizeof text, "waits for %u %s%s, %u %s free", wanted, gpus ? "GPU" : "device",
-                      wanted == 1 && gpus ? "" : "s", found, found == 1 && gpus ? "is" : "are");
-  if (unhealthy)
-    snprintf(text + used, sizeof text - (size_t)used, ", %u of %u unhealthy", unhealthy, devices_gpus(m->devices));
-  wait_for(m, job, text);
-}
-
-// Starts queued jobs in the order of their submission; the first that does not fit keeps those behind it waiting, or a
-// large job would never get its devices. A job that waits for its back-off holds nobody up.
-static void schedule(struct manager *m) {
-  if (m->closing) return;
-  int64_t now = ls_time_us();
-  unsigned blocked_by[2] = {0, 0};  // of those that want CPU cores, GPUs
-  for (size_t i = 0; i < m->job_count; i++) {
-    struct job *job = m->jobs[i];
-    if (job->state != LOCKSTEP__V1__JOB_STATE__QUEUED || job->not_before_us > now) continue;
-    bool gpus = on_gpus(m, job->spec);
-    if (blocked_by[gpus]) {
-      char text[64];
-      snprintf(text, sizeof text, "waits behind job %u", blocked_by[gpus]);
-      wait_for(m, job, text);
-      continue;
-    }
-    unsigned wanted = devices_of(m, job), found = 0;
-    uint64_t free_mask = free_devices(m, gpus), mask = 0;
-    for (unsigned d = 0; d < LS_MAX_DEVICES && found < wanted; d++) {
-      if (!(free_mask >> d & 1)) continue;
-      mask |= UINT64_C(1) << d;
-      found++;
-    }
-    if (found == wanted) {
-      start(m, job, gpus, mask);
-      continue;
-    }
-    wait_for_devices(m, job, gpus, wanted, found);
-    blocked_by[gpus] = (unsigned)job->id;
-  }
-}
+static void on_exited(void *user, struct job *job) { manager_settle(user, job); }
 
 static void read_log(struct manager *m, struct job *job) {
   struct ls_error err = LS_ERROR_INIT;
@@ -292,9 +51,9 @@ static void read_log(struct manager *m, struct job *job) {
   bool news = job_read_log(job, &err);
   if (err.status != LS_OK) ls_log(LS_LOG_ERROR, "job %s: %s", job->id_text, err.text);
   if (job->state != before)
-    set_state(m, job, job->state);
+    manager_set_state(m, job, job->state);
   else if (news)
-    changed(m, job);
+    manager_changed(m, job);
 }
 
 // --- signs of life ------------------------------------------------------------------------------------------------------
@@ -325,7 +84,7 @@ static void on_tick(uv_timer_t *timer) {
       process_signal(job, SIGKILL);
     }
   }
-  schedule(m);
+  manager_schedule(m);
   m->options.tick(m->options.user);
 }
 
@@ -390,7 +149,7 @@ static void recover(struct manager *m) {
         job->kill_at_us = ls_time_us() + (int64_t)m->options.stop_grace_ms * 1000;
       }
     } else {
-      settle(m, job);
+      manager_settle(m, job);
     }
     if (err.status != LS_OK && err.status != LS_NOT_FOUND) ls_log(LS_LOG_ERROR, "job %s: %s", job->id_text, err.text);
   }
@@ -432,7 +191,7 @@ ls_status manager_new(const struct manager_options *options, struct manager **ma
   m->processes = (struct process_options){options->loop, options->worker, m->nudge_path, on_exited, m};
   *manager = m;  // `changed` is called from here on
   recover(m);
-  schedule(m);
+  manager_schedule(m);
   return LS_OK;
 }
 
@@ -461,7 +220,7 @@ void manager_free(struct manager *m) {
 }
 
 bool manager_ready(const struct manager *m) {
-  return !m->closing && !m->store_failed && bits(devices_healthy(m->devices)) >= m->options.gpus_wanted;
+  return !m->closing && !m->store_failed && manager_bits(devices_healthy(m->devices)) >= m->options.gpus_wanted;
 }
 
 // --- what users ask for -------------------------------------------------------------------------------------------------
@@ -527,7 +286,7 @@ ls_status manager_submit(struct manager *m, Lockstep__V1__Job *spec, const char 
   int64_t now = ls_time_us();
   ls_status status = ls_spec_complete_job(spec, err);
   if (status == LS_OK) status = check_inline(spec, err);
-  if (status == LS_OK) status = check_devices(m, spec, 0, err);
+  if (status == LS_OK) status = manager_check_devices(m, spec, 0, err);
   if (status == LS_OK) status = store_begin(m->store, request_key, spec, user, now, &id, err);
   if (status == LS_OK && !(job = job_new(id, m->folder_of_jobs, spec)))
     status = ls_fail(err, LS_NO_MEMORY, "no memory for a job");
@@ -552,7 +311,7 @@ ls_status manager_submit(struct manager *m, Lockstep__V1__Job *spec, const char 
   LS_TRY(add(m, job));
   ls_log(LS_LOG_INFO, "job %s (%s) was submitted by %s", job->id_text, job->name, *user ? user : "somebody");
   *result = job;
-  schedule(m);
+  manager_schedule(m);
   return LS_OK;
 }
 
@@ -560,9 +319,9 @@ static void ask_to_stop(struct manager *m, struct job *job, enum stop_request st
   job->stop = stop;
   job_set_reason(job, "stops after its current step, with a checkpoint");
   job->kill_at_us = ls_time_us() + (int64_t)m->options.stop_grace_ms * 1000;
-  save(m, job);
+  manager_save(m, job);
   process_signal(job, SIGTERM);
-  changed(m, job);
+  manager_changed(m, job);
 }
 
 ls_status manager_cancel(struct manager *m, struct job *job, struct ls_error *err) {
@@ -575,8 +334,8 @@ ls_status manager_cancel(struct manager *m, struct job *job, struct ls_error *er
     return LS_OK;
   }
   job_set_reason(job, "cancelled before it %s", job->attempt ? "went on" : "started");
-  set_state(m, job, LOCKSTEP__V1__JOB_STATE__CANCELLED);
-  schedule(m);
+  manager_set_state(m, job, LOCKSTEP__V1__JOB_STATE__CANCELLED);
+  manager_schedule(m);
   return LS_OK;
 }
 
@@ -590,8 +349,8 @@ ls_status manager_pause(struct manager *m, struct job *job, struct ls_error *err
     return LS_OK;
   }
   job_set_reason(job, "paused before it %s", job->attempt ? "went on" : "started");
-  set_state(m, job, LOCKSTEP__V1__JOB_STATE__PAUSED);
-  schedule(m);
+  manager_set_state(m, job, LOCKSTEP__V1__JOB_STATE__PAUSED);
+  manager_schedule(m);
   return LS_OK;
 }
 
@@ -601,13 +360,13 @@ ls_status manager_resume(struct manager *m, struct job *job, uint32_t devices, s
     return ls_fail(err, LS_INVALID, "job %s cannot be resumed: it is %s, not paused, failed or cancelled", job->id_text,
                    job_state_name(job->state));
   }
-  LS_TRY(check_devices(m, job->spec, devices, err));
+  LS_TRY(manager_check_devices(m, job->spec, devices, err));
   if (devices) job->devices_wanted = devices;
   job->failures = 0;
   job->not_before_us = 0;
   job->stop = STOP_NONE;
   job_set_reason(job, "%s", "");
-  set_state(m, job, LOCKSTEP__V1__JOB_STATE__QUEUED);
-  schedule(m);
+  manager_set_state(m, job, LOCKSTEP__V1__JOB_STATE__QUEUED);
+  manager_schedule(m);
   return LS_OK;
 }

@@ -6,7 +6,7 @@
 //   ▲                                                                                                        │
 //   └────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 // Threads: the caller's (all of this file but after_step), the workers (after_step runs in worker 0), the checkpoint
-// writer (one at a time), the loader's readers.
+// writer (saving.c), the loader's readers.
 #include "worker/coordinator.h"
 
 #include <errno.h>
@@ -23,48 +23,11 @@
 #include "base/file.h"
 #include "spec/spec.h"
 #include "worker/device.h"
-#include "worker/report.h"
+#include "worker/run.h"
 
 enum { REPORT_NS = 1000000000, LEAVE_AFTER_S = 10 };
 
-struct run {
-  const struct ls_train_options *options;
-  const Lockstep__V1__Job *job;
-  struct report report;
-  struct trainer *trainer;
-  struct ls_dataset *training_data, *validation_data;
-  struct ls_loader_options loader_options;
-  // Of what is watched to say that the input holds the job up.
-  struct ls_loader_stats input_stats, report_stats;
-  int64_t input_since_ns;
-  double input_wait_s;
-  bool input_told;
-  char *checkpoints;  // folder
-  char *job_json;
-
-  uint64_t total_steps, samples;
-  double steps_per_epoch;
-  struct ls_every checkpoint_every, evaluation_every;
-  struct ls_schedule_state schedule;
-  double last_accuracy, last_loss;
-  uint64_t next_evaluation, next_checkpoint;  // steps; UINT64_MAX: never
-  int64_t last_checkpoint_ns;
-
-  // Since the last report; worker 0 only while a command runs.
-  double sums[LS_METRICS];
-  uint64_t report_step;
-  int64_t report_ns;
-  double diverged;  // the loss that is no number; 0: none
-
-  // The checkpoint writer.
-  pthread_t writer;
-  bool writing;
-  struct ls_snapshot *snapshot;
-  struct ls_error write_error;
-  Lockstep__V1__CheckpointReport written;
-};
-
-static double epoch_of(const struct run *r, uint64_t step) { return (double)step / r->steps_per_epoch; }
+double run_epoch_of(const struct run *r, uint64_t step) { return (double)step / r->steps_per_epoch; }
 
 // The first step at whose end `count` epochs' samples were seen.
 static uint64_t step_of_epoch(const struct run *r, double count) {
@@ -75,7 +38,7 @@ static uint64_t step_of_epoch(const struct run *r, double count) {
 static uint64_t next_due(const struct run *r, const struct ls_every *every, uint64_t step) {
   if (every->unit == LS_EVERY_STEPS) return (step / (uint64_t)every->count + 1) * (uint64_t)every->count;
   if (every->unit != LS_EVERY_EPOCHS) return UINT64_MAX;
-  for (uint64_t n = (uint64_t)floor(epoch_of(r, step) / every->count);; n++) {
+  for (uint64_t n = (uint64_t)floor(run_epoch_of(r, step) / every->count);; n++) {
     uint64_t due = step_of_epoch(r, (double)n * every->count);
     if (due > step) return due;
   }
@@ -130,7 +93,7 @@ static void report_step(struct run *r, int64_t now) {
   Lockstep__V1__StepReport step = LOCKSTEP__V1__STEP_REPORT__INIT;
   Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
   step.step = t->step;
-  step.epoch = epoch_of(r, t->step);
+  step.epoch = run_epoch_of(r, t->step);
   step.loss = r->sums[LS_METRIC_LOSS] / r->sums[LS_METRIC_IMAGES];
   step.accuracy = r->sums[LS_METRIC_TOP1] / r->sums[LS_METRIC_IMAGES];
   step.learning_rate = t->sgd.learning_rate;
@@ -168,98 +131,6 @@ static bool after_step(void *user, struct trainer *t) {
   if (now - r->report_ns >= REPORT_NS || due || timed) report_step(r, now);
   set_learning_rate(r);
   return !due && !timed && report_status(&r->report, NULL) == LS_OK;
-}
-
-// --- checkpoints --------------------------------------------------------------------------------------------------------
-
-static void *write_checkpoint(void *argument) {
-  struct run *r = argument;
-  int64_t start = ls_clock_ns();
-  uint64_t bytes = 0;
-  char *path = ls_checkpoint_path(r->checkpoints, r->snapshot->step);
-  if (!path) {
-    ls_fail(&r->write_error, LS_NO_MEMORY, "no memory for a path");
-    return NULL;
-  }
-  if (ls_checkpoint_write(r->snapshot, r->job_json, path, &bytes, &r->write_error) == LS_OK) {
-    Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
-    r->written.step = r->snapshot->step;
-    r->written.epoch = r->snapshot->epoch;
-    r->written.file = path;
-    r->written.bytes = bytes;
-    r->written.write_ms = (double)(ls_clock_ns() - start) * 1e-6;
-    event.kind_case = LOCKSTEP__V1__EVENT__KIND_CHECKPOINT;
-    event.checkpoint = &r->written;
-    report_event(&r->report, &event, true);
-    ls_checkpoint_prune(r->checkpoints, (int)r->job->checkpoint->keep);
-  }
-  free(path);
-  return NULL;
-}
-
-static ls_status finish_writing(struct run *r, struct ls_error *err) {
-  if (!r->writing) return LS_OK;
-  pthread_join(r->writer, NULL);
-  r->writing = false;
-  if (r->write_error.status == LS_OK) return LS_OK;
-  if (err) *err = r->write_error;
-  return r->write_error.status;
-}
-
-static ls_status take_snapshot(struct run *r, struct ls_error *err) {
-  r->snapshot->step = r->trainer->step;
-  r->snapshot->epoch = epoch_of(r, r->trainer->step);
-  r->snapshot->seed = r->job->seed;
-  r->snapshot->schedule = r->schedule;
-  r->snapshot->loss_scale = r->trainer->loss_scale;
-  r->snapshot->last_accuracy = r->last_accuracy;
-  LS_TRY(model_save(r->trainer, r->snapshot, err));
-  return ls_snapshot_check(r->snapshot, err);
-}
-
-static ls_status start_checkpoint(struct run *r, struct ls_error *err) {
-  LS_TRY(finish_writing(r, err));
-  int64_t start = ls_clock_ns();
-  LS_TRY(take_snapshot(r, err));
-  r->written = (Lockstep__V1__CheckpointReport)LOCKSTEP__V1__CHECKPOINT_REPORT__INIT;
-  r->written.stall_ms = (double)(ls_clock_ns() - start) * 1e-6;
-  r->last_checkpoint_ns = ls_clock_ns();
-  int failed = pthread_create(&r->writer, NULL, write_checkpoint, r);
-  if (failed) return ls_fail_errno(err, failed, "cannot start the checkpoint writer");
-  r->writing = true;
-  return LS_OK;
-}
-
-// Goes on from the newest checkpoint that is whole; damaged ones are named and skipped.
-static ls_status resume(struct run *r, char **used, struct ls_error *err) {
-  uint64_t *steps;
-  int count;
-  LS_TRY(ls_checkpoint_list(r->checkpoints, &steps, &count, err));
-  ls_status status = LS_NOT_FOUND;
-  for (int i = 0; i < count && status != LS_OK; i++) {
-    char *path = ls_checkpoint_path(r->checkpoints, steps[i]);
-    status = path ? ls_checkpoint_read(path, r->snapshot, err) : ls_fail(err, LS_NO_MEMORY, "no memory for a path");
-    if (status == LS_OK) {
-      *used = path;
-      break;
-    }
-    free(path);
-    if (status != LS_CORRUPT) break;  // not damage: the checkpoint does not belong to this job
-    report_note(&r->report, LOCKSTEP__V1__NOTE__LEVEL__WARNING, "%s; the one before it is used", err->text);
-    status = LS_NOT_FOUND;
-  }
-  free(steps);
-  if (status == LS_NOT_FOUND) return model_initialise(r->trainer, r->job->seed, err);
-  if (status != LS_OK) return status;
-  if (r->snapshot->seed != r->job->seed) {
-    return ls_fail(err, LS_INVALID, "checkpoint '%s' was made with seed %" PRIu64 ", the job has %" PRIu64, *used,
-                   r->snapshot->seed, r->job->seed);
-  }
-  r->trainer->step = r->snapshot->step;
-  r->schedule = r->snapshot->schedule;
-  if (r->snapshot->loss_scale.scale > 0) r->trainer->loss_scale = r->snapshot->loss_scale;
-  r->last_accuracy = r->snapshot->last_accuracy;
-  return model_load(r->trainer, r->snapshot, err);
 }
 
 // --- set-up -------------------------------------------------------------------------------------------------------------
@@ -399,7 +270,7 @@ static ls_status evaluate(struct run *r, struct ls_error *err) {
   Lockstep__V1__EvaluationReport report = LOCKSTEP__V1__EVALUATION_REPORT__INIT;
   Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
   report.step = t->step;
-  report.epoch = epoch_of(r, t->step);
+  report.epoch = run_epoch_of(r, t->step);
   report.loss = t->evaluation[LS_METRIC_LOSS] / images;
   report.accuracy = r->last_accuracy = t->evaluation[LS_METRIC_TOP1] / images;
   report.top5 = t->evaluation[LS_METRIC_TOP5] / images;
@@ -415,14 +286,14 @@ static ls_status diverged(struct run *r, struct ls_error *err) {
   return ls_fail(err, LS_DIVERGED,
                  "the loss became %s at step %" PRIu64
                  " (epoch %.2f), with learning rate %g; a lower one, or a longer warm-up, usually helps",
-                 isnan(r->diverged) ? "NaN" : "infinite", r->trainer->step, epoch_of(r, r->trainer->step),
+                 isnan(r->diverged) ? "NaN" : "infinite", r->trainer->step, run_epoch_of(r, r->trainer->step),
                  (double)r->trainer->sgd.learning_rate);
 }
 
 // Trains up to the next thing that is due.
 static ls_status train_on(struct run *r, struct ls_error *err) {
   struct trainer *t = r->trainer;
-  uint64_t next_epoch = step_of_epoch(r, floor(epoch_of(r, t->step) + 1e-9) + 1);
+  uint64_t next_epoch = step_of_epoch(r, floor(run_epoch_of(r, t->step) + 1e-9) + 1);
   if (next_epoch <= t->step) next_epoch++;
   r->next_evaluation = r->validation_data ? next_due(r, &r->evaluation_every, t->step) : UINT64_MAX;
   r->next_checkpoint = next_due(r, &r->checkpoint_every, t->step);
@@ -459,22 +330,12 @@ static ls_status train_all(struct run *r, bool *was_stopped, struct ls_error *er
     LS_TRY(train_on(r, err));
     bool timed = r->checkpoint_every.unit == LS_EVERY_SECONDS &&
                  (double)(ls_clock_ns() - r->last_checkpoint_ns) * 1e-9 >= r->checkpoint_every.count;
-    if (t->step >= r->next_checkpoint || timed) LS_TRY(start_checkpoint(r, err));
+    if (t->step >= r->next_checkpoint || timed) LS_TRY(run_start_checkpoint(r, err));
   }
   *was_stopped = t->step < r->total_steps;
   // The last state is always saved: to go on from, or as the result.
-  if (!r->writing || r->snapshot->step != t->step) LS_TRY(start_checkpoint(r, err));
-  return finish_writing(r, err);
-}
-
-// final.h5 is the last checkpoint under a name that stays.
-static ls_status save_final(struct run *r, struct ls_error *err) {
-  char *path = ls_path_join(r->options->folder, "final.h5");
-  uint64_t bytes;
-  ls_status status = path ? ls_checkpoint_write(r->snapshot, r->job_json, path, &bytes, err)
-                          : ls_fail(err, LS_NO_MEMORY, "no memory for a path");
-  free(path);
-  return status;
+  if (!r->writing || r->snapshot->step != t->step) LS_TRY(run_start_checkpoint(r, err));
+  return run_finish_writing(r, err);
 }
 
 static enum ls_worker_exit exit_of(ls_status status) {
@@ -524,7 +385,7 @@ static void report_outcome(struct run *r, struct ls_train_result *result, const 
 static ls_status run_job(struct run *r, bool *was_stopped, struct ls_train_result *result, struct ls_error *err) {
   char *used = NULL;
   LS_TRY(prepare(r, err));
-  ls_status status = resume(r, &used, err);
+  ls_status status = run_resume(r, &used, err);
   if (status == LS_OK) report_started(r, used);
   free(used);
   if (status != LS_OK) return status;
@@ -535,7 +396,7 @@ static ls_status run_job(struct run *r, bool *was_stopped, struct ls_train_resul
   }
   LS_TRY(train_all(r, was_stopped, err));
   LS_TRY(ls_snapshot_sha256(r->snapshot, result->parameters_sha256, err));
-  if (!*was_stopped) LS_TRY(save_final(r, err));
+  if (!*was_stopped) LS_TRY(run_save_final(r, err));
   return r->trainer->profile ? profile_finish(r->trainer->profile, err) : LS_OK;
 }
 
@@ -582,7 +443,7 @@ ls_status ls_train(const struct ls_train_options *options, struct ls_train_resul
   }
   bool was_stopped = false;
   status = run_job(&r, &was_stopped, result, err);
-  finish_writing(&r, NULL);
+  run_finish_writing(&r, NULL);
   result->exit = status == LS_OK && was_stopped                          ? LS_EXIT_STOPPED
                  : status != LS_OK && failed_device(r.trainer, err) >= 0 ? LS_EXIT_DEVICE
                                                                          : exit_of(status);

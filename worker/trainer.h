@@ -1,6 +1,6 @@
 // The coordinator's insides: the state that its worker threads share. Files: coordinator.c (a job from start to end),
-// worker_thread.c (threads and their commands), step.c (the training step), evaluate.c, report.c (event log), model.c
-// (parameters between slabs, snapshots and files), inference.c, bench.c.
+// saving.c (its checkpoints), worker_thread.c (threads and their commands), step.c (the training step), evaluate.c,
+// report.c (event log), model.c (parameters between slabs, snapshots and files), inference.c, bench.c.
 #ifndef LS_WORKER_TRAINER_H
 #define LS_WORKER_TRAINER_H
 
