@@ -100,7 +100,7 @@ static void print_table(const struct profile *p) {
 }
 
 ls_status profile_finish(struct profile *p, struct ls_error *err) {
-  FILE *out = fopen(p->path, "w");
+  FILE *out = fopen(p->path, "we");
   if (!out) return ls_fail_errno(err, errno, "cannot write the profile '%s'", p->path);
   fprintf(out, "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[");
   const char *comma = "";

@@ -264,9 +264,9 @@ static ls_status fetch(struct ls_source *source, int part, int64_t index, struct
   if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
     return ls_fail(err, LS_NOT_FOUND, "there is no image '%s'", e->path);
   if (fd < 0 || fstat(fd, &info) != 0) {
-    ls_fail_errno(err, errno, "cannot open '%s'", e->path);
+    ls_status status = ls_fail_errno(err, errno, "cannot open '%s'", e->path);
     if (fd >= 0) close(fd);
-    return LS_IO;
+    return status;
   }
   enum { LIMIT = 1 << 30 };
   ls_status status = S_ISREG(info.st_mode) && info.st_size <= LIMIT

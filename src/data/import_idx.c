@@ -60,7 +60,7 @@ static ls_status open_idx(struct idx *idx, const char *folder, const char *name,
     idx->path = ls_path_join(folder, gz);
   }
   if (!idx->path) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
-  idx->file = gzopen(idx->path, "rb");
+  idx->file = gzopen(idx->path, "rbe");
   if (!idx->file) return ls_fail_errno(err, errno ? errno : ENOMEM, "cannot open '%s'", idx->path);
   return read_header(idx, err);
 }

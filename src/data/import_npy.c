@@ -110,9 +110,14 @@ static ls_status check_pair(const struct npy *images, const struct npy *labels, 
                    "'%s' has images of %" PRId64 "x%" PRId64 "x%" PRId64 "; allowed are " LS_IMAGE_SIZES, images->path,
                    images->dim[1], images->dim[2], channels);
   }
-  bool whole = (labels->type == 'u' || labels->type == 'i') && labels->bytes <= 8;
+  int bytes = labels->bytes;
+  bool whole = (labels->type == 'u' || labels->type == 'i') && (bytes == 1 || bytes == 2 || bytes == 4 || bytes == 8);
   bool one = labels->axes == 1 || (labels->axes == 2 && labels->dim[1] == 1);
-  if (!whole || !one) return ls_fail(err, LS_INVALID, "'%s' must hold one whole number a sample", labels->path);
+  if (!whole || !one) {
+    return ls_fail(err, LS_INVALID,
+                   "'%s' must hold one whole number of 1, 2, 4 or 8 bytes a sample, not %d axes of '%c%d'",
+                   labels->path, labels->axes, labels->type, bytes);
+  }
   if (images->dim[0] == labels->dim[0]) return LS_OK;
   return ls_fail(err, LS_INVALID, "'%s' has %" PRId64 " images, but '%s' has %" PRId64 " labels", images->path,
                  images->dim[0], labels->path, labels->dim[0]);

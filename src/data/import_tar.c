@@ -128,7 +128,8 @@ static void take_pax(struct reading *r, char *text, size_t size) {
     unsigned long length = strtoul(text + at, &end, 10);
     if (length == 0 || length > size - at || *end != ' ') return;
     char *value = end + 1, *last = text + at + length - 1;
-    if (value < last && strncmp(value, "path=", 5) == 0 && last - value - 5 < MAX_NAME) {
+    // A record may also claim to be shorter than what introduces it.
+    if (last - value >= 5 && strncmp(value, "path=", 5) == 0 && last - value - 5 < MAX_NAME) {
       memcpy(r->name, value + 5, (size_t)(last - value - 5));
       r->name[last - value - 5] = 0;
       r->given = true;

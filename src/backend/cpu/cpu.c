@@ -89,7 +89,7 @@ static int available_cores(cpu_set_t *set) {
 
 static void processor_name(char *text, size_t size) {
   snprintf(text, size, "CPU core");
-  FILE *file = fopen("/proc/cpuinfo", "r");
+  FILE *file = fopen("/proc/cpuinfo", "re");
   if (!file) return;
   char line[256];
   while (fgets(line, sizeof line, file)) {

@@ -1,4 +1,4 @@
-// Importing IDX files: what comes out is what went in; what is wrong is named, and leaves no file behind.
+// Importing IDX files and NumPy arrays: what comes out is what went in; what is wrong is named, and leaves no file behind.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -185,11 +185,58 @@ static void test_refused(void **state) {
   refuse("damaged", LS_CORRUPT, "damaged");
 }
 
+// ---- NumPy arrays
+
+static void write_npy(const char *name, const char *type, const char *shape, const void *data, size_t size) {
+  uint8_t file[2048] = "\x93NUMPY\1";
+  int length =
+      snprintf((char *)file + 10, 200, "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }\n", type, shape);
+  assert_true(length < 200 && 10 + (size_t)length + size <= sizeof file);
+  file[8] = (uint8_t)length;
+  memcpy(file + 10 + length, data, size);
+  test_write(name, file, 10 + (size_t)length + size);
+}
+
+// Labels of every whole type that NumPy has, and none that it has not: so many bytes are no number.
+static void test_npy(void **state) {
+  (void)state;
+  static const char *const good[] = {"|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8"};
+  static const char *const bad[] = {"|i0", "<i3", "|u0", "<u5", "<i7", "<i9", "<f4", "|b1"};
+  enum { COUNT = 20 };
+  struct ls_import_result result;
+  struct ls_error err;
+  mkdir(test_path("npy"), 0700);
+  uint8_t *pixels = test_pixels(COUNT, 6, 5, 1), labels[COUNT * 9] = {0};
+  write_npy("npy/x_train.npy", "|u1", "20, 6, 5", pixels, COUNT * 30);
+  for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+    size_t bytes = (size_t)(good[i][2] - '0');
+    memset(labels, 0, sizeof labels);
+    for (size_t at = 0; at < COUNT; at++) labels[at * bytes] = (uint8_t)(at % 10);
+    write_npy("npy/y_train.npy", good[i], "20,", labels, COUNT * bytes);
+    if (import("npy", "npy.h5", true, &result, &err) != LS_OK) fail_msg("%s: %s", good[i], err.text);
+    check_group("npy.h5", "/train", COUNT);
+  }
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    write_npy("npy/y_train.npy", bad[i], "20,", labels, sizeof labels);
+    refuse("npy", LS_INVALID, "y_train.npy' must hold one whole number of 1, 2, 4 or 8 bytes");
+  }
+  write_npy("npy/y_train.npy", "<i-1", "20,", labels, sizeof labels);
+  refuse("npy", LS_CORRUPT, "y_train.npy'");
+  static const char *const bad_images[] = {"|u0", "<u2", "|i1"};
+  write_npy("npy/y_train.npy", "|u1", "20,", labels, COUNT);
+  for (size_t i = 0; i < sizeof bad_images / sizeof *bad_images; i++) {
+    write_npy("npy/x_train.npy", bad_images[i], "20, 6, 5", pixels, COUNT * 30);
+    refuse("npy", i == 1 ? LS_CORRUPT : LS_INVALID, "x_train.npy'");
+  }
+  free(pixels);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_import),
       cmocka_unit_test(test_existing),
       cmocka_unit_test(test_refused),
+      cmocka_unit_test(test_npy),
   };
   return cmocka_run_group_tests(tests, test_folder_make, test_folder_remove);
 }

@@ -199,6 +199,16 @@ static void test_bad_tar(void **state) {
   b.data[512 * 2 + 10] ^= 1;  // in the second header
   put("bad.tar", &b);
   refuse("bad.tar", none, "no header at byte 1024");
+  // A record of a pax header that is shorter than its own beginning names nothing.
+  const char *const records[] = {"5 path=foo\n", "7 path=\n", "2 path=foo\n", "8 path=", "9 path=b\n"};
+  for (size_t i = 0; i < sizeof records / sizeof *records; i++) {
+    tar_header(&b, "PaxHeader", strlen(records[i]), 'x');
+    append(&b, records[i], strlen(records[i]));
+    append(&b, NULL, 512 - strlen(records[i]));
+    tar_file(&b, "a.cls", "3", 1);
+    put("bad.tar", &b);
+    refuse("bad.tar", none, i < 4 ? "'a' has a label, but no image beside it" : "has no image");
+  }
   // A size that goes far beyond the file, also one of 2^63.
   tar_sample(&b, 0);
   tar_header(&b, "a.jpg", 077777777, '0');
