@@ -26,7 +26,7 @@ struct run {
   double steps_per_epoch;
   struct ls_every checkpoint_every, evaluation_every;
   struct ls_schedule_state schedule;
-  double last_accuracy, last_loss;
+  double last_accuracy;
   uint64_t next_evaluation, next_checkpoint;  // steps; UINT64_MAX: never
   int64_t last_checkpoint_ns;
 

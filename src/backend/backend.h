@@ -38,7 +38,6 @@ enum { LS_OP_MAX_TENSORS = 10 };
 // whether it can in ls_op.in_place).
 enum ls_op_kind {
   LS_OP_REORDER,                // in x                         out y            same shape, another layout or dtype
-  LS_OP_FILL_ZERO,              //                              out y
   LS_OP_ADD,                    // in x0..xn-1                  out y            sum in order; [relu]; in place x0
   LS_OP_CONV_FORWARD,           // in x, w, [b], [z]            out y = conv + z   [relu fused]; in place z
   LS_OP_CONV_BACKWARD_DATA,     // in dy, w                     out dx
@@ -61,7 +60,6 @@ enum ls_op_kind {
   LS_OP_DROPOUT_BACKWARD,     // in dy, step parameters       out dx           draws the same numbers again; in place dy
   LS_OP_SHORTCUT_FORWARD,     // in x [N,C,H,W]               out y [N,K,ceil(H/s),ceil(W/s)]   option A
   LS_OP_SHORTCUT_BACKWARD,    // in dy                        out dx
-  LS_OP_SOFTMAX,              // in x [N,C]                   out y probabilities
   LS_OP_SOFTMAX_CE_FORWARD,   // in x [N,C], labels i32 [N]   out p [N,C], metrics f32 [LS_METRICS]   label -1: not
                               // counted
   LS_OP_SOFTMAX_CE_BACKWARD,  // in p, labels, [step parameters]   out dx = (p - onehot) * scale [* loss scale]; 0 for
@@ -147,7 +145,6 @@ struct ls_device_info {
   char name[16];          // "cpu0", "gpu3"
   char description[112];  // model
   size_t memory_bytes;
-  size_t memory_free_bytes;
 };
 
 enum ls_memory { LS_MEMORY_DEVICE, LS_MEMORY_PINNED };

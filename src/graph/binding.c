@@ -111,8 +111,7 @@ static ls_status run(struct ls_binding *binding, int begin, int end, struct ls_s
     }
     if (binding->profile) {
       LS_TRY(plan->backend->ops->stream_wait_idle(plan->backend, stream, err));  // devices: one operation after another
-      struct ls_plan_op_info info = {step->op.desc.layer_name, ls_plan_op_name(step->op.desc.kind), step->op.kernel,
-                                     s >= plan->forward_count};
+      struct ls_plan_op_info info = {step->op.desc.layer_name, ls_plan_op_name(step->op.desc.kind), step->op.kernel};
       binding->profile(binding->profile_user, &info, start, ls_clock_ns());
     }
   }

@@ -11,7 +11,6 @@
 #include "graph/plan_internal.h"
 
 static const char *const op_names[LS_OP_COUNT] = {"reorder",
-                                                  "fill_zero",
                                                   "add",
                                                   "conv_forward",
                                                   "conv_backward_data",
@@ -32,7 +31,6 @@ static const char *const op_names[LS_OP_COUNT] = {"reorder",
                                                   "dropout_backward",
                                                   "shortcut_forward",
                                                   "shortcut_backward",
-                                                  "softmax",
                                                   "softmax_ce_forward",
                                                   "softmax_ce_backward",
                                                   "bn_fold"};
@@ -84,7 +82,6 @@ static ls_status add_reorder(struct ls_plan *plan, int layer, int from, int to, 
                             .outputs = 1,
                             .tensor = {plan->values[from].tensor, plan->values[to].tensor}};
   LS_TRY(plan->backend->ops->prepare(plan->backend, &desc, &step->op, err));
-  step->layer = layer;
   step->value[0] = from;
   step->value[1] = to;
   plan->step_count++;
@@ -166,7 +163,6 @@ static ls_status lower(struct ls_plan *plan, const struct ls_program_op *from, i
     return status == LS_OK ? ls_fail(err, LS_NO_MEMORY, "no memory for the plan") : status;
   }
   step->op = op;
-  step->layer = from->layer;
   step->forward_step = from->forward >= 0 ? step_of_op[from->forward] : -1;
   if (step->forward_step >= 0) step->op.desc.forward = &plan->steps[step->forward_step].op;
   memcpy(step->value, value, sizeof value);

@@ -66,7 +66,6 @@ struct ls_plan_factors {
 
 struct ls_plan_op_info {
   const char *layer, *kind, *kernel;
-  bool backward;
 };
 
 ls_status ls_plan_build(const struct ls_graph *graph, struct ls_backend *backend, const struct ls_plan_options *options,

@@ -21,7 +21,6 @@ struct plan_value {
 
 struct plan_step {
   struct ls_op op;
-  int layer;
   int value[LS_OP_MAX_TENSORS];
   int forward_step;  // backward: step whose workspace it shares; -1
   size_t workspace_offset;

@@ -106,12 +106,14 @@ static ls_status devices(struct ls_device_info *info, int capacity, int *count, 
   (void)err;
   cpu_set_t set;
   *count = available_cores(&set);
-  long pages = sysconf(_SC_PHYS_PAGES), free_pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
   for (int i = 0; i < *count && i < capacity; i++) {
     snprintf(info[i].name, sizeof info[i].name, "cpu%d", i);
-    processor_name(info[i].description, sizeof info[i].description);
+    if (i == 0)
+      processor_name(info[i].description, sizeof info[i].description);
+    else
+      memcpy(info[i].description, info[0].description, sizeof info[i].description);
     info[i].memory_bytes = (size_t)pages * (size_t)page;
-    info[i].memory_free_bytes = (size_t)free_pages * (size_t)page;
   }
   return LS_OK;
 }

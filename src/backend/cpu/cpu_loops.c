@@ -79,14 +79,6 @@ static ls_status run_relu(struct cpu_context *context, struct ls_op *op, const s
   return LS_OK;
 }
 
-static ls_status run_fill(struct cpu_context *context, struct ls_op *op, const struct ls_op_args *args,
-                          struct ls_error *err) {
-  (void)context;
-  (void)err;
-  memset(args->tensor[0], 0, (size_t)((struct loop_op *)op->state)->floats * sizeof(float));
-  return LS_OK;
-}
-
 // Offset of element (n, c, h, w) in a blocked layout.
 static int64_t offset_of(const dnnl_memory_desc_t *md, const int64_t *index) {
   const dnnl_blocking_desc_t *b = &md->format_desc.blocking;
@@ -246,10 +238,6 @@ static ls_status run_softmax(struct cpu_context *context, struct ls_op *op, cons
   (void)context;
   int64_t n = op->desc.tensor[0].shape.dim[0], k = op->desc.tensor[0].shape.dim[1];
   const float *x = args->tensor[0];
-  if (op->desc.kind == LS_OP_SOFTMAX) {
-    for (int64_t i = 0; i < n; i++) softmax_row(x + i * k, (float *)args->tensor[1] + i * k, k);
-    return LS_OK;
-  }
   const int32_t *labels = args->tensor[1];
   float *p = args->tensor[2], *metrics = args->tensor[3];
   double sum[LS_METRICS] = {0};
@@ -303,8 +291,7 @@ static void set_layouts(struct cpu_context *context, struct ls_op *op) {
   switch (op->desc.kind) {
     case LS_OP_ADD:
     case LS_OP_RELU_FORWARD:
-    case LS_OP_RELU_BACKWARD:
-    case LS_OP_FILL_ZERO: all_like(op, order, op->desc.inputs + op->desc.outputs, first); break;
+    case LS_OP_RELU_BACKWARD: all_like(op, order, op->desc.inputs + op->desc.outputs, first); break;
     case LS_OP_DROPOUT_FORWARD:
     case LS_OP_DROPOUT_BACKWARD: all_like(op, (int[]){0, 2}, 2, first); break;
     case LS_OP_SHORTCUT_FORWARD:
@@ -334,12 +321,10 @@ ls_status cpu_loops_prepare(struct cpu_context *context, struct ls_op *op, struc
     case LS_OP_ADD: base.base.run = run_add; break;
     case LS_OP_RELU_FORWARD:
     case LS_OP_RELU_BACKWARD: base.base.run = run_relu; break;
-    case LS_OP_FILL_ZERO: base.base.run = run_fill; break;
     case LS_OP_DROPOUT_FORWARD:
     case LS_OP_DROPOUT_BACKWARD: base.base.run = run_dropout; break;
     case LS_OP_SHORTCUT_FORWARD:
     case LS_OP_SHORTCUT_BACKWARD: base.base.run = run_shortcut; break;
-    case LS_OP_SOFTMAX:
     case LS_OP_SOFTMAX_CE_FORWARD: base.base.run = run_softmax; break;
     case LS_OP_SOFTMAX_CE_BACKWARD: base.base.run = run_softmax_backward; break;
     default: return LS_UNSUPPORTED;
@@ -354,7 +339,7 @@ ls_status cpu_loops_prepare(struct cpu_context *context, struct ls_op *op, struc
   *state = base;
   op->state = state;
   op->kernel = "loop";
-  op->in_place = op->desc.kind != LS_OP_FILL_ZERO && op->desc.kind != LS_OP_SHORTCUT_FORWARD &&
-                 op->desc.kind != LS_OP_SHORTCUT_BACKWARD && op->desc.kind != LS_OP_SOFTMAX_CE_FORWARD;
+  op->in_place = op->desc.kind != LS_OP_SHORTCUT_FORWARD && op->desc.kind != LS_OP_SHORTCUT_BACKWARD &&
+                 op->desc.kind != LS_OP_SOFTMAX_CE_FORWARD;
   return LS_OK;
 }

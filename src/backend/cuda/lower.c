@@ -51,7 +51,7 @@ static ls_status set_layouts(struct cuda_context *context, struct ls_op *op, str
   int weight = op->desc.kind == LS_OP_CONV_FORWARD ? 1 : op->desc.inputs;
   for (int i = 0; i < op->desc.inputs + op->desc.outputs; i++) {
     struct ls_tensor_desc *t = &op->desc.tensor[i];
-    bool keep = t->layout && (op->desc.kind == LS_OP_REORDER || op->desc.kind == LS_OP_FILL_ZERO);
+    bool keep = t->layout && op->desc.kind == LS_OP_REORDER;
     if (channels && (i == 0 || i == weight))
       t->layout = cuda_padded_layout(context, t->dtype, &t->shape, channels);
     else if (!keep)

@@ -58,11 +58,6 @@ static ls_status run_reorder(struct cuda_context *context, struct ls_op *op, str
   return CUDA_LAUNCH(context, stream, reorder, (int64_t)(cuda_layout_bytes(b) / ls_dtype_bytes(b->dtype)), &k, err);
 }
 
-static ls_status run_fill(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
-                          const struct ls_op_args *args, struct ls_error *err) {
-  return context->machine->zero(context, stream, args->tensor[0], cuda_layout_bytes(op->desc.tensor[0].layout), err);
-}
-
 static ls_status run_dropout(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
                              const struct ls_op_args *args, struct ls_error *err) {
   const struct ls_tensor_desc *t = &op->desc.tensor[0];
@@ -88,11 +83,10 @@ ls_status cuda_lower_elementwise(struct cuda_context *context, struct ls_op *op,
     case LS_OP_RELU_FORWARD:
     case LS_OP_RELU_BACKWARD: state->run = run_relu; break;
     case LS_OP_REORDER: state->run = run_reorder; break;
-    case LS_OP_FILL_ZERO: state->run = run_fill; break;
     case LS_OP_DROPOUT_FORWARD:
     case LS_OP_DROPOUT_BACKWARD: state->run = run_dropout; break;
     default: return LS_UNSUPPORTED;
   }
-  op->in_place = op->desc.kind != LS_OP_REORDER && op->desc.kind != LS_OP_FILL_ZERO;
+  op->in_place = op->desc.kind != LS_OP_REORDER;
   return LS_OK;
 }

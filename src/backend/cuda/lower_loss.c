@@ -5,17 +5,15 @@ _Static_assert(LS_METRICS == 4, "the kernels write four metrics a row");
 
 static ls_status run_softmax(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
                              const struct ls_op_args *args, struct ls_error *err) {
-  bool loss = op->desc.kind == LS_OP_SOFTMAX_CE_FORWARD;
   int64_t rows = op->desc.tensor[0].shape.dim[0];
   struct ls_k_softmax k = {.x = args->tensor[0],
-                           .p = args->tensor[op->desc.inputs],
-                           .labels = loss ? args->tensor[1] : NULL,
-                           .row_metrics = loss ? args->scratch : NULL,
+                           .p = args->tensor[2],
+                           .labels = args->tensor[1],
+                           .row_metrics = args->scratch,
                            .dtype = op->desc.tensor[0].dtype,
-                           .p_dtype = op->desc.tensor[op->desc.inputs].dtype,
+                           .p_dtype = op->desc.tensor[2].dtype,
                            .c = (int32_t)(ls_shape_elements(&op->desc.tensor[0].shape) / rows)};
   LS_TRY(CUDA_LAUNCH(context, stream, softmax, rows, &k, err));
-  if (!loss) return LS_OK;
   struct ls_k_metrics m = {args->scratch, args->tensor[3], rows};
   return CUDA_LAUNCH(context, stream, metrics, LS_METRICS, &m, err);
 }
@@ -40,7 +38,6 @@ ls_status cuda_lower_loss(struct cuda_context *context, struct ls_op *op, struct
   (void)err;
   struct cuda_op *state = op->state;
   switch (op->desc.kind) {
-    case LS_OP_SOFTMAX: state->run = run_softmax; break;
     case LS_OP_SOFTMAX_CE_FORWARD:
       state->run = run_softmax;
       op->scratch_bytes = (size_t)op->desc.tensor[0].shape.dim[0] * LS_METRICS * sizeof(float);

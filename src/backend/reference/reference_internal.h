@@ -23,7 +23,6 @@ void reference_bn_infer(const struct ls_op_desc *desc, void *const *t);
 void reference_bn_backward(const struct ls_op_desc *desc, const struct ls_op_args *args);
 void reference_lrn_forward(const struct ls_op_desc *desc, void *const *t);
 void reference_lrn_backward(const struct ls_op_desc *desc, void *const *t);
-void reference_softmax(const struct ls_op_desc *desc, void *const *t);
 ls_status reference_loss_forward(const struct ls_op_desc *desc, void *const *t, struct ls_error *err);
 void reference_loss_backward(const struct ls_op_desc *desc, void *const *t);
 

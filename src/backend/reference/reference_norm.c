@@ -107,7 +107,7 @@ void reference_lrn_backward(const struct ls_op_desc *desc, void *const *t) {
   }
 }
 
-void reference_softmax(const struct ls_op_desc *desc, void *const *t) {
+static void softmax(const struct ls_op_desc *desc, void *const *t) {
   int64_t images = desc->tensor[0].shape.dim[0], classes = desc->tensor[0].shape.dim[1];
   for (int64_t n = 0; n < images; n++) {
     const double *x = (const double *)t[0] + n * classes;
@@ -122,7 +122,7 @@ ls_status reference_loss_forward(const struct ls_op_desc *desc, void *const *t, 
   int64_t images = desc->tensor[0].shape.dim[0], classes = desc->tensor[0].shape.dim[1];
   const int32_t *labels = t[1];
   double sum[LS_METRICS] = {0};
-  reference_softmax(desc, t);
+  softmax(desc, t);
   for (int64_t n = 0; n < images; n++) {
     const double *x = (const double *)t[0] + n * classes, *p = (const double *)t[2] + n * classes;
     int32_t label = labels[n];

@@ -245,7 +245,6 @@ ls_status reference_run(const struct ls_op *op, const struct ls_op_args *args, s
   void *const *t = args->tensor;
   switch (desc->kind) {
     case LS_OP_REORDER: reference_copy(desc->tensor[0].layout, t[0], desc->tensor[1].layout, t[1]); break;
-    case LS_OP_FILL_ZERO: memset(t[0], 0, op->ops->layout_bytes(desc->tensor[0].layout)); break;
     case LS_OP_ADD: add(desc, t); break;
     case LS_OP_CONV_FORWARD: convolution(desc, FORWARD, t); break;
     case LS_OP_CONV_BACKWARD_DATA: convolution(desc, BACKWARD_DATA, t); break;
@@ -266,7 +265,6 @@ ls_status reference_run(const struct ls_op *op, const struct ls_op_args *args, s
     case LS_OP_BN_BACKWARD: reference_bn_backward(desc, args); break;
     case LS_OP_LRN_FORWARD: reference_lrn_forward(desc, t); break;
     case LS_OP_LRN_BACKWARD: reference_lrn_backward(desc, t); break;
-    case LS_OP_SOFTMAX: reference_softmax(desc, t); break;
     case LS_OP_SOFTMAX_CE_FORWARD: return reference_loss_forward(desc, t, err);
     case LS_OP_SOFTMAX_CE_BACKWARD: reference_loss_backward(desc, t); break;
     default: return ls_fail(err, LS_UNSUPPORTED, "the reference backend has no operation %d", (int)desc->kind);

@@ -44,7 +44,6 @@ static ls_status devices(struct ls_device_info *info, int capacity, int *count, 
     snprintf(info[i].name, sizeof info[i].name, "gpu%d", i);
     snprintf(info[i].description, sizeof info[i].description, "%.100s", properties.name);
     info[i].memory_bytes = properties.totalGlobalMem;
-    info[i].memory_free_bytes = 0;  // unknown without a context on it
   }
   return LS_OK;
 }
