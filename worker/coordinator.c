@@ -192,7 +192,8 @@ static ls_status prepare(struct run *r, struct ls_error *err) {
   struct trainer_options options = {.ops = r->options->backend,
                                     .devices = (int)r->options->backend_devices,
                                     .transport = r->options->transport,
-                                    .patience_ns = r->options->patience_ns};
+                                    .patience_ns = r->options->patience_ns,
+                                    .buckets = r->options->buckets};
   int workers;
   Lockstep__V1__DeviceKind kind = r->options->kind ? r->options->kind : r->job->devices->kind;
   if (!options.ops) LS_TRY(trainer_backend(kind, &options.ops, &options.devices, err));

@@ -49,6 +49,7 @@ struct ls_train_options {
   const struct ls_backend_ops *backend;
   unsigned backend_devices;
   int64_t patience_ns;                       // before a device that stands still is given up; 0: 10 s
+  int buckets;                               // of gradients on devices: at most so many; 0: as is best
   const struct ls_transport_ops *transport;  // between devices that cannot reach each other; NULL: NCCL
   const char *profile;                       // Chrome trace file to write; NULL: none
 };

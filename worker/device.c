@@ -10,12 +10,6 @@ bool device_leads(const struct worker *w) {
   return w->index == 0 || device_of(w->trainer, w->index) != device_of(w->trainer, w->index - 1);
 }
 
-void device_slice(const struct trainer *t, int index, int64_t *begin, int64_t *end) {
-  int64_t lines = t->summed_floats / LS_DEVICE_LINE;
-  *begin = lines * index / t->workers * LS_DEVICE_LINE;
-  *end = lines * (index + 1) / t->workers * LS_DEVICE_LINE;
-}
-
 static ls_status allocate(struct worker *w, enum ls_memory kind, size_t bytes, void *memory, struct ls_error *err) {
   void *got = NULL;
   LS_TRY(w->backend.ops->allocate(&w->backend, kind, bytes, &got, err));
@@ -82,8 +76,8 @@ static ls_status make_streams(struct worker *w, struct device_worker *d, struct 
   LS_TRY(ops->stream_new(&w->backend, &d->copy, err));
   LS_TRY(ops->event_new(&w->backend, &d->uploaded, err));
   LS_TRY(ops->event_new(&w->backend, &d->consumed, err));
-  LS_TRY(ops->event_new(&w->backend, &d->ended, err));
-  return ops->event_new(&w->backend, &d->computed, err);
+  for (int b = 0; b < LS_EXCHANGE_BUCKETS; b++) LS_TRY(ops->event_new(&w->backend, &d->computed[b], err));
+  return ops->event_new(&w->backend, &d->ended, err);
 }
 
 ls_status device_make(struct worker *w, struct ls_error *err) {
@@ -156,7 +150,10 @@ void device_release(struct worker *w) {
   struct device_worker *d = w->device;
   if (!d) return;
   const struct ls_backend_ops *ops = w->backend.ops;
-  if (d->training.made) ops->device->recording_free(d->training.made);
+  for (int b = 0; b < LS_EXCHANGE_BUCKETS; b++) {
+    if (d->training[b].made) ops->device->recording_free(d->training[b].made);
+    if (d->computed[b]) ops->event_free(&w->backend, d->computed[b]);
+  }
   if (d->evaluating.made) ops->device->recording_free(d->evaluating.made);
   for (int i = 0; i < LS_MAX_WORKERS; i++) ls_binding_free(d->evaluation[i]);
   device_separate_release(w);
@@ -164,11 +161,12 @@ void device_release(struct worker *w) {
                     d->numbers, d->metrics, d->overflow,    d->shard_metrics};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++) ops->release(&w->backend, LS_MEMORY_DEVICE, memory[i], 0);
   ops->release(&w->backend, LS_MEMORY_PINNED, d->host, 0);
-  struct ls_event *events[] = {d->uploaded, d->consumed, d->computed, d->ended};
-  for (size_t i = 0; i < 4; i++) {
+  struct ls_event *events[] = {d->uploaded, d->consumed, d->ended};
+  for (size_t i = 0; i < sizeof events / sizeof *events; i++) {
     if (events[i]) ops->event_free(&w->backend, events[i]);
   }
   if (d->copy) ops->stream_free(&w->backend, d->copy);
+  if (d->communication) ops->stream_free(&w->backend, d->communication);
   if (device_leads(w)) release_slabs(w, d->slabs);
   free(d);
   w->device = NULL;
@@ -187,10 +185,10 @@ ls_status device_spread(struct trainer *t, struct ls_error *err) {
 
 ls_status device_gather(struct trainer *t, struct ls_error *err) {
   struct ls_backend *backend = &t->worker[0].backend;
-  for (int i = 0; i < t->workers && t->momentum; i++) {
-    const struct device_slabs *from = t->worker[i].device->slabs;
+  for (int i = 0; i < t->workers * t->exchange.buckets && t->momentum; i++) {
+    const struct device_slabs *from = t->worker[i % t->workers].device->slabs;
     int64_t begin, end;
-    device_slice(t, i, &begin, &end);
+    ls_exchange_slice(&t->exchange, i / t->workers, i % t->workers, &begin, &end);
     // Devices leave no gradients as factors, so learned parameters come first in both slabs, at the same places.
     if (end > t->learned_floats) end = t->learned_floats;
     if (from == &t->slabs[0] || begin >= end) continue;

@@ -32,8 +32,10 @@ struct device_host {
 // One worker's own buffers, in device memory but for `host`.
 struct device_worker {
   struct device_slabs *slabs;
-  struct ls_stream *copy;  // uploads of the next batch, under the step
-  struct ls_event *uploaded, *consumed, *computed, *ended;
+  struct ls_stream *copy;           // uploads of the next batch, under the step
+  struct ls_stream *communication;  // exchange and update under the backward pass; NULL: behind it, one bucket
+  struct ls_event *uploaded, *consumed, *ended;
+  struct ls_event *computed[LS_EXCHANGE_BUCKETS];  // this worker's gradients of a bucket are there
   uint8_t *pixels;                // [its images] windows, or stored images of at most LS_WHOLE_FACTOR times that
   int32_t *labels, *next_labels;  // [its images]; the next ones: of the upload, with places as in device_host
   void *input;                    // [its images, h, w, the plan's channels], normalised, in the plan's type
@@ -50,8 +52,8 @@ struct device_worker {
     struct ls_recording *made;
     int runs;
     bool never;
-  } training, evaluating;        // all its shards' passes
-  const struct ls_batch *batch;  // uploaded or on its way; NULL: none
+  } training[LS_EXCHANGE_BUCKETS], evaluating;  // all its shards' passes; training, cut behind each bucket
+  const struct ls_batch *batch;                 // uploaded or on its way; NULL: none
   uint64_t batch_step;
   uint64_t step;  // at work on; worker 0 counts the trainer's on while others still wait
 };
@@ -70,22 +72,21 @@ void device_release(struct worker *worker);
 ls_status device_spread(struct trainer *trainer, struct ls_error *err);
 ls_status device_gather(struct trainer *trainer, struct ls_error *err);
 
-// The slice of the parameter slab that worker `index` updates, in floats.
-void device_slice(const struct trainer *trainer, int index, int64_t *begin, int64_t *end);
-
-// device_apart.c. All workers: finds out whether they reach each other's memory (apart.needed was set where not), and
-// connects them by a transport if not.
+// device_apart.c. All workers: finds out whether they reach each other's memory (apart.needed was set where not), cuts the
+// slabs into buckets, and connects the workers by a transport if they do not.
 ls_status device_separate(struct worker *worker, struct ls_error *err);
 void device_separate_release(struct worker *worker);
 static inline bool device_is_apart(const struct trainer *trainer) { return trainer->apart.transfers != NULL; }
-// Where this worker finds the gradients of worker `of` (by index in the slab; at least those of its own slice), what lies
-// behind them, and the flag of an overflow.
-const float *device_part(const struct worker *worker, int of);
+// Where this worker finds the gradients of worker `of` (by index in the slab; at least those of its own slice of a bucket),
+// what lies behind them, and the flag of an overflow.
+const float *device_part(const struct worker *worker, int bucket, int of);
 const float *device_tail(const struct worker *worker, int of);
 const uint32_t *device_overflow(const struct worker *worker, int of);
-// Only where devices are apart: enqueue the exchanges before and behind the update.
-ls_status device_send_gradients(struct worker *worker, struct ls_error *err);
-ls_status device_send_parameters(struct worker *worker, struct ls_error *err);
+// Only where devices are apart, on the communication stream: the exchanges before and behind the update of a bucket, and the
+// one of what lies behind the gradients (once all are there).
+ls_status device_send_gradients(struct worker *worker, int bucket, struct ls_error *err);
+ls_status device_send_parameters(struct worker *worker, int bucket, struct ls_error *err);
+ls_status device_send_tails(struct worker *worker, struct ls_error *err);
 
 // device_watch.c: tells the others what this worker is about; waits for the end of the step, and for a device that is stuck
 // no longer than it must.

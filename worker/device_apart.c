@@ -1,11 +1,13 @@
-// Devices that cannot reach each other's memory: their gradients and parameters travel through a transport (NCCL), in the
-// schedule of collective/exchange.h. The sums are those of devices that reach each other, bit for bit: only where the parts
-// lie differs (device_part, device_tail, device_overflow).
+// The slabs' buckets, and devices that cannot reach each other's memory: their gradients and parameters travel through a
+// transport (NCCL), in the schedule of collective/exchange.h. The sums are those of devices that reach each other, bit for
+// bit: only where the parts lie differs (device_part, device_tail, device_overflow).
 //
-//   compute stream   gradients ─ exchange of slices into staging ─ sum and update of the own slice ─ exchange of parameters
-//   host             enqueues, then waits with an eye on the other ranks (collective/watch.h)
+//   communication stream   for each bucket: gradients are there ─ exchange of slices into staging ─ sum and update of the own
+//                          slice ─ exchange of parameters; then of the tails
+//   host                   enqueues, then waits with an eye on the other ranks (collective/watch.h)
 //
-// A rank is a worker, alone on its device. One bucket: the exchange begins when all gradients are there.
+// A rank is a worker, alone on its device. With float16's loss scale the tails, which say whose gradients are out of range,
+// go before all updates (device_step.c).
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -16,8 +18,29 @@ enum {
   FLAG = 8
 };  // floats behind the gradients: metrics, and at FLAG whether one is beyond float16's range
 
+// More buckets than these hide nothing more: the first two go off while most of the pass is still to come. A bucket costs
+// some 20 us of its own (a recording's launch, an update's, a round of messages), 8 MiB at 100 GB/s take four times that;
+// where links are faster, hiding gains little, as the record holders found (8 GPUs, 51 MB: 0.2 ms).
+enum { MOST_BUCKETS = 3, LEAST_BUCKET_BYTES = 8 << 20 };
+
 static ls_status meet(struct worker *w, struct ls_error *err) {
   return ls_barrier_wait(&w->trainer->barrier) ? LS_OK : ls_fail(err, LS_CANCELLED, "another worker failed");
+}
+
+// Worker 0, for all: one bucket where no exchange between devices is to be hidden. With float16's loss scale nothing may be
+// updated before everybody's gradients are known to be in range: only an exchange by messages can begin earlier.
+static ls_status cut(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct ls_plan_bucket buckets[LS_PLAN_BUCKETS];
+  bool hides = t->devices > 1 && (t->dtype != LS_F16 || atomic_load(&t->apart.needed));
+  int most = t->wanted_buckets ? t->wanted_buckets : hides ? MOST_BUCKETS : 1, count = 0;
+  LS_TRY(ls_plan_buckets(w->plan, most, t->wanted_buckets ? 0 : LEAST_BUCKET_BYTES, buckets, &count, err));
+  t->exchange = (struct ls_exchange){.ranks = t->workers, .buckets = count, .tail = TAIL};
+  for (int b = 0; b < count; b++) {
+    t->exchange.cut[b + 1] = buckets[b].end;
+    t->bucket_operations[b] = buckets[b].operations;
+  }
+  return LS_OK;
 }
 
 // Worker 0, for all.
@@ -33,7 +56,6 @@ static ls_status begin(struct trainer *t, struct ls_error *err) {
                    "%d workers cannot share %d GPUs that do not reach each other's memory; use as many workers as GPUs",
                    t->workers, t->devices);
   }
-  a->exchange = (struct ls_exchange){.ranks = t->workers, .buckets = 1, .floats = t->summed_floats, .tail = TAIL};
   a->transfers = calloc((size_t)t->workers * LS_EXCHANGE_TRANSFERS, sizeof *a->transfers);
   if (!a->transfers) return ls_fail(err, LS_NO_MEMORY, "no memory for the exchange");
   return a->ops->id_new(&a->id, err);
@@ -43,10 +65,12 @@ ls_status device_separate(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
   LS_TRY(meet(w, err));  // all know whether they reach all others
-  if (!atomic_load(&t->apart.needed)) return LS_OK;
-  if (w->index == 0) LS_TRY(begin(t, err));
+  if (w->index == 0) LS_TRY(cut(w, err));
+  if (w->index == 0 && atomic_load(&t->apart.needed)) LS_TRY(begin(t, err));
   LS_TRY(meet(w, err));
-  size_t bytes = (size_t)ls_exchange_staging(&t->apart.exchange, w->index) * sizeof(float);
+  if (t->exchange.buckets > 1) LS_TRY(w->backend.ops->stream_new(&w->backend, &d->communication, err));
+  if (!device_is_apart(t)) return LS_OK;
+  size_t bytes = (size_t)ls_exchange_staging(&t->exchange, w->index) * sizeof(float);
   void *staging = NULL;
   LS_TRY(w->backend.ops->allocate(&w->backend, LS_MEMORY_DEVICE, bytes, &staging, err));
   d->staging = staging;
@@ -64,15 +88,15 @@ void device_separate_release(struct worker *w) {
 const float *device_tail(const struct worker *w, int of) {
   const struct trainer *t = w->trainer;
   const float *tail = t->worker[of].gradients[0] + t->summed_floats;
-  int64_t at = device_is_apart(t) ? ls_exchange_tail(&t->apart.exchange, w->index, of) : -1;
+  int64_t at = device_is_apart(t) ? ls_exchange_tail(&t->exchange, w->index, of) : -1;
   return at < 0 ? tail : w->device->staging + at;
 }
 
-const float *device_part(const struct worker *w, int of) {
+const float *device_part(const struct worker *w, int bucket, int of) {
   const struct trainer *t = w->trainer;
-  int64_t at = device_is_apart(t) ? ls_exchange_part(&t->apart.exchange, 0, w->index, of) : -1, first, last;
+  int64_t at = device_is_apart(t) ? ls_exchange_part(&t->exchange, bucket, w->index, of) : -1, first, last;
   if (at < 0) return t->worker[of].gradients[0];
-  ls_exchange_slice(&t->apart.exchange, 0, w->index, &first, &last);
+  ls_exchange_slice(&t->exchange, bucket, w->index, &first, &last);
   // As if the whole slab of the other were here: of it only the slice is read.
   return (const float *)((uintptr_t)(w->device->staging + at) - (uintptr_t)first * sizeof(float));
 }
@@ -87,23 +111,29 @@ static struct ls_transfer *own_transfers(struct worker *w) {
   return w->trainer->apart.transfers + (size_t)w->index * LS_EXCHANGE_TRANSFERS;
 }
 
-ls_status device_send_gradients(struct worker *w, struct ls_error *err) {
-  struct trainer *t = w->trainer;
+ls_status device_send_gradients(struct worker *w, int bucket, struct ls_error *err) {
+  const struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
-  const struct apart *a = &t->apart;
+  struct ls_transfer *transfers = own_transfers(w);
+  int count = ls_exchange_scatter(&t->exchange, bucket, w->index, transfers);
+  return t->apart.ops->exchange(d->transport, d->communication, transfers, count, w->gradients[0], d->staging, err);
+}
+
+ls_status device_send_tails(struct worker *w, struct ls_error *err) {
+  const struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
   struct ls_transfer *transfers = own_transfers(w);
   float *slab = w->gradients[0], *flag = slab + t->summed_floats + FLAG;
   if (t->dtype == LS_F16)
-    LS_TRY(w->backend.ops->device->copy(&w->backend, NULL, flag, d->overflow, sizeof *d->overflow, err));
-  int count = ls_exchange_scatter(&a->exchange, 0, w->index, transfers);
-  LS_TRY(a->ops->exchange(d->transport, NULL, transfers, count, slab, d->staging, err));
-  count = ls_exchange_tails(&a->exchange, w->index, transfers);
-  return a->ops->exchange(d->transport, NULL, transfers, count, slab, d->staging, err);
+    LS_TRY(w->backend.ops->device->copy(&w->backend, d->communication, flag, d->overflow, sizeof *d->overflow, err));
+  int count = ls_exchange_tails(&t->exchange, w->index, transfers);
+  return t->apart.ops->exchange(d->transport, d->communication, transfers, count, slab, d->staging, err);
 }
 
-ls_status device_send_parameters(struct worker *w, struct ls_error *err) {
-  const struct apart *a = &w->trainer->apart;
+ls_status device_send_parameters(struct worker *w, int bucket, struct ls_error *err) {
+  const struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
   struct ls_transfer *transfers = own_transfers(w);
-  int count = ls_exchange_gather(&a->exchange, 0, w->index, transfers);
-  return a->ops->exchange(w->device->transport, NULL, transfers, count, w->device->slabs->parameters, NULL, err);
+  int count = ls_exchange_gather(&t->exchange, bucket, w->index, transfers);
+  return t->apart.ops->exchange(d->transport, d->communication, transfers, count, d->slabs->parameters, NULL, err);
 }

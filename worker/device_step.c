@@ -1,14 +1,35 @@
 // The training step of a worker on a device: see step.c for the same step on the host's cores, and device.h.
 //
-//   copy stream     ... upload of batch k ─────┐            upload of batch k+1 ...
-//                                              ▼            ▲
-//   compute stream                          input kernel ───┘─ forward, backward of each shard (one recording) ─┐
-//                                                                                                              ▼
-//   all workers                                             barrier ─ every stream waits for all others' gradients
-//                                                                    ─ sum and update of the own slice, to all devices
-//   worker 0                                                         ─ metrics, what the coordinator does between steps
+//   copy stream      ... upload of batch k ─┐         upload of batch k+1 ...
+//                                           ▼         ▲ consumed
+//   compute stream                        input kernel┘─ forward ─ backward ───────────┬─ backward ────────────┐ computed[0]
+//                                                        (all shards; merges of bucket 1)│computed[1]            │
+//                                                                                       ▼                       ▼
+//   communication stream   waits for all workers' ──────── exchange, sum, update of my slice of bucket 1 ─ of bucket 0 ─ ended
+//   host                   enqueues ─ barrier ─ enqueues ─ fetches batch k+1 ─ waits for `ended` ─ barrier ─ next step
 //
-// Nothing is allocated on this path, and the host waits for the device once a step, at its end.
+// The backward pass is cut behind each bucket of the gradient slab (ls_plan_buckets), last bucket first, each stretch a
+// recording of its own, an event behind it. With one bucket there is nothing to overlap: communication is then enqueued on
+// the compute stream itself. Why nobody reads what another still writes:
+//
+// - Gradients of a bucket are read (by this worker's kernels, by those of all others, or by messages) behind computed[bucket]
+//   of the worker they belong to, and not written any more behind it: its last operation, and the merges of its range of the
+//   tree, stand before the event. Of several shards only the last one's pass is cut; its own buffer is merged into others'
+//   and is never written itself, so batch norms still find their statistics there.
+// - Parameters of a bucket are written, on whatever device, behind computed[bucket] of all workers that read that device's:
+//   no operation behind the event reads one. Devices that are apart write their own, behind their own event. Slices of
+//   different workers do not overlap, and a worker's buckets follow each other on its communication stream.
+// - An event is recorded before another worker's stream waits for it: the barrier between the two (devices that are apart wait
+//   for their own only; messages pair by themselves).
+// - Staging, tails and flags are written and read on the communication stream, at places of their own for each bucket.
+// - Nothing of the next step begins before the host has seen `ended`, which stands behind all the rest (the last bucket waits
+//   for the whole pass), and has met the others, who have seen theirs: parameters are new, gradients, staging and the numbers
+//   of the step are free. Only the upload of the next batch runs ahead: into memory that the input kernel has done with.
+// - With float16's loss scale nothing may change if anybody's gradients are out of range, which is known at the end of the
+//   pass: messages go off bucket by bucket, updates all come behind the last.
+//
+// tests/races holds the order of events to this, access by access. Nothing is allocated on this path, and the host waits for
+// the device once a step, at its end.
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,20 +102,35 @@ static ls_status make_input(struct worker *w, struct ls_error *err) {
   return ops->event_record(&w->backend, d->consumed, NULL, err);
 }
 
-// Enqueues all of this worker's shards; their sum ends in gradient buffer 0.
-static ls_status enqueue_shards(struct worker *w, struct ls_error *err) {
-  struct trainer *t = w->trainer;
-  for (int i = 0; i < t->shards_each; i++) {
-    int buffer = ls_tree_buffer(i);
-    LS_TRY(ls_binding_forward(w->bindings[i], NULL, err));
-    LS_TRY(ls_binding_backward(w->bindings[i], NULL, err));
-    for (int merge = ls_tree_merges(i); merge > 0 && buffer > 0; merge--, buffer--) {
-      const float *parts[] = {w->gradients[buffer - 1], w->gradients[buffer]};
-      LS_TRY(w->backend.ops->device->tree_sum(&w->backend, NULL, w->gradients[buffer - 1], parts, 2, t->gradient_floats,
-                                              err));
-    }
+// The tree's merges behind shard `i` of this worker, of [begin, end) of the slab.
+static ls_status merge(struct worker *w, int i, int64_t begin, int64_t end, struct ls_error *err) {
+  int buffer = ls_tree_buffer(i);
+  for (int left = ls_tree_merges(i); left > 0 && buffer > 0; left--, buffer--) {
+    const float *parts[] = {w->gradients[buffer - 1] + begin, w->gradients[buffer] + begin};
+    LS_TRY(w->backend.ops->device->tree_sum(&w->backend, NULL, w->gradients[buffer - 1] + begin, parts, 2, end - begin,
+                                            err));
   }
-  if (t->dtype != LS_F16) return LS_OK;
+  return LS_OK;
+}
+
+// Enqueues this worker's shards up to where a bucket is complete: for the last bucket, which comes first, all of them but for
+// the rest of the last one's backward pass; for the others a stretch of that. Their sum ends in gradient buffer 0.
+static ls_status enqueue_shards(struct worker *w, int bucket, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  const struct ls_exchange *x = &t->exchange;
+  int last = t->shards_each - 1;
+  bool first_part = bucket == x->buckets - 1;
+  for (int i = 0; i < t->shards_each && first_part; i++) {
+    LS_TRY(ls_binding_forward(w->bindings[i], NULL, err));
+    if (i == last) break;
+    LS_TRY(ls_binding_backward(w->bindings[i], NULL, err));
+    LS_TRY(merge(w, i, 0, t->gradient_floats, err));
+  }
+  int done = first_part ? 0 : t->bucket_operations[bucket + 1];
+  LS_TRY(ls_binding_backward_part(w->bindings[last], done, t->bucket_operations[bucket], NULL, err));
+  // What lies behind the slab is of the forward pass.
+  LS_TRY(merge(w, last, x->cut[bucket], first_part ? t->gradient_floats : x->cut[bucket + 1], err));
+  if (t->dtype != LS_F16 || bucket > 0) return LS_OK;
   // What is out of range in one of the workers' sums is so in every sum of them, however many there are.
   return w->backend.ops->device->check_finite(&w->backend, NULL, w->gradients[0], t->summed_floats, w->device->overflow,
                                               err);
@@ -103,18 +139,29 @@ static ls_status enqueue_shards(struct worker *w, struct ls_error *err) {
 // The first time runs directly: libraries load their kernels then. The second is recorded. Where recording fails it goes on
 // directly, with the same results.
 static ls_status run_recorded(struct worker *w, struct device_recording *r,
-                              ls_status (*enqueue)(struct worker *w, struct ls_error *err), struct ls_error *err) {
+                              ls_status (*enqueue)(struct worker *w, int part, struct ls_error *err), int part,
+                              struct ls_error *err) {
   const struct ls_device_ops *ops = w->backend.ops->device;
   if (r->made) return ops->replay(&w->backend, r->made, err);
   bool record = ops->record_begin && r->runs++ > 0 && !r->never && !w->trainer->profile;
-  if (!record || ops->record_begin(&w->backend, NULL) != LS_OK) return enqueue(w, err);
-  ls_status status = enqueue(w, NULL);
+  if (!record || ops->record_begin(&w->backend, NULL) != LS_OK) return enqueue(w, part, err);
+  ls_status status = enqueue(w, part, NULL);
   if (ops->record_end(&w->backend, &r->made, NULL) == LS_OK && status == LS_OK)
     return ops->replay(&w->backend, r->made, err);
   if (r->made) ops->recording_free(r->made);
   r->made = NULL;
   r->never = true;
-  return enqueue(w, err);
+  return enqueue(w, part, err);
+}
+
+// Forward and backward of all shards, an event behind each bucket.
+static ls_status compute(struct worker *w, struct ls_error *err) {
+  struct device_worker *d = w->device;
+  for (int b = w->trainer->exchange.buckets - 1; b >= 0; b--) {
+    LS_TRY(run_recorded(w, &d->training[b], enqueue_shards, b, err));
+    LS_TRY(w->backend.ops->event_record(&w->backend, d->computed[b], NULL, err));
+  }
+  return LS_OK;
 }
 
 // Worker 0: the metrics of all shards and whether any gradient is out of range, on their way to the host.
@@ -122,20 +169,32 @@ static ls_status ask_for_metrics(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
   const struct ls_backend_ops *ops = w->backend.ops;
+  struct ls_stream *on = d->communication;
   const float *metrics[LS_MAX_WORKERS];
   for (int i = 0; i < t->workers; i++) metrics[i] = device_tail(w, i);
-  LS_TRY(ops->device->tree_sum(&w->backend, NULL, d->metrics, metrics, t->workers, LS_METRICS, err));
+  LS_TRY(ops->device->tree_sum(&w->backend, on, d->metrics, metrics, t->workers, LS_METRICS, err));
   for (int i = 0; i < t->workers && t->dtype == LS_F16; i++) {
-    LS_TRY(ops->download(&w->backend, NULL, &d->host->overflow[i], device_overflow(w, i), sizeof(uint32_t), err));
+    LS_TRY(ops->download(&w->backend, on, &d->host->overflow[i], device_overflow(w, i), sizeof(uint32_t), err));
   }
-  return ops->download(&w->backend, NULL, d->host->metrics, d->metrics, sizeof d->host->metrics, err);
+  return ops->download(&w->backend, on, d->host->metrics, d->metrics, sizeof d->host->metrics, err);
 }
 
-// Sums this worker's slice over all workers and updates it, on all devices.
-static ls_status update_slice(struct worker *w, struct ls_error *err) {
+// The communication stream waits until the gradients of a bucket are there: everybody's, or this worker's own and then by
+// messages the others'.
+static ls_status await_bucket(struct worker *w, int bucket, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct ls_stream *on = w->device->communication;
+  for (int i = 0; i < t->workers; i++) {
+    if (i == w->index ? !on : device_is_apart(t)) continue;
+    LS_TRY(w->backend.ops->stream_wait_event(&w->backend, on, t->worker[i].device->computed[bucket], err));
+  }
+  return device_is_apart(t) ? device_send_gradients(w, bucket, err) : LS_OK;
+}
+
+// Sums this worker's slice of a bucket over all workers and updates it, on all devices.
+static ls_status update_bucket(struct worker *w, int bucket, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
-  const struct ls_backend_ops *ops = w->backend.ops;
   struct ls_update update = {.parts = t->workers,
                              .parameters = d->slabs->parameters,
                              .momentum = d->slabs->momentum,
@@ -143,19 +202,31 @@ static ls_status update_slice(struct worker *w, struct ls_error *err) {
                              .rule_of_line = d->slabs->rule_of_line,
                              .numbers = d->numbers};
   bool apart = device_is_apart(t);
-  if (apart) LS_TRY(device_send_gradients(w, err));
   for (int i = 0; i < t->workers; i++) {
-    if (i != w->index && !apart) LS_TRY(ops->stream_wait_event(&w->backend, NULL, t->worker[i].device->computed, err));
-    update.part[i] = device_part(w, i);
+    update.part[i] = device_part(w, bucket, i);
     if (t->dtype == LS_F16) update.overflow[i] = device_overflow(w, i);
   }
   for (int i = 0; i < t->devices && !apart; i++) {
     if (&t->slabs[i] != d->slabs) update.copy[update.copies++] = t->slabs[i].parameters;
   }
-  device_slice(t, w->index, &update.begin, &update.end);
-  LS_TRY(ops->upload(&w->backend, NULL, d->numbers, &d->host->numbers, sizeof *d->numbers, err));
-  LS_TRY(ops->device->update(&w->backend, NULL, &update, err));
-  if (apart) LS_TRY(device_send_parameters(w, err));
+  ls_exchange_slice(&t->exchange, bucket, w->index, &update.begin, &update.end);
+  if (update.begin < update.end) LS_TRY(w->backend.ops->device->update(&w->backend, d->communication, &update, err));
+  return apart ? device_send_parameters(w, bucket, err) : LS_OK;
+}
+
+// Everything behind the gradients, enqueued: see the top.
+static ls_status communicate(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct ls_backend_ops *ops = w->backend.ops;
+  bool late = t->dtype == LS_F16;
+  LS_TRY(ops->upload(&w->backend, d->communication, d->numbers, &d->host->numbers, sizeof *d->numbers, err));
+  for (int b = t->exchange.buckets - 1; b >= 0; b--) {
+    LS_TRY(await_bucket(w, b, err));
+    if (!late) LS_TRY(update_bucket(w, b, err));
+  }
+  if (device_is_apart(t)) LS_TRY(device_send_tails(w, err));
+  for (int b = t->exchange.buckets - 1; b >= 0 && late; b--) LS_TRY(update_bucket(w, b, err));
   return w->index == 0 ? ask_for_metrics(w, err) : LS_OK;
 }
 
@@ -207,14 +278,14 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   size_t bytes = (size_t)t->shards_each * sizeof *d->steps;
   LS_TRY(ops->upload(&w->backend, NULL, d->steps, d->host->steps, bytes, err));
   LS_TRY(make_input(w, err));
-  LS_TRY(run_recorded(w, &d->training, enqueue_shards, err));
-  LS_TRY(ops->event_record(&w->backend, d->computed, NULL, err));
+  LS_TRY(compute(w, err));
+  if (!device_is_apart(t) && !ls_barrier_wait(&t->barrier)) return stopped(err);  // all are enqueued
+  LS_TRY(communicate(w, err));
   LS_TRY(let_go(w, err));
   device_says(w, LS_WATCH_INPUT);
-  if (t->step + 1 < t->target_step) LS_TRY(fetch(w, t->step + 1, err));
+  // By its own count: worker 0 may have ended the step already.
+  if (d->step + 1 < t->target_step) LS_TRY(fetch(w, d->step + 1, err));
   device_says(w, LS_WATCH_COMPUTES);
-  if (!device_is_apart(t) && !ls_barrier_wait(&t->barrier)) return stopped(err);  // all are enqueued
-  LS_TRY(update_slice(w, err));
   LS_TRY(device_wait(w, err));
   if (w->index == 0) LS_TRY(end_step(w, err));
   return ls_barrier_wait(&t->barrier) ? LS_OK : stopped(err);  // all parameters are new
@@ -227,7 +298,8 @@ ls_status device_train(struct worker *w, struct ls_error *err) {
   return LS_OK;
 }
 
-static ls_status enqueue_evaluation(struct worker *w, struct ls_error *err) {
+static ls_status enqueue_evaluation(struct worker *w, int part, struct ls_error *err) {
+  (void)part;
   for (int i = 0; i < w->trainer->shards_each; i++) LS_TRY(ls_binding_forward(w->device->evaluation[i], NULL, err));
   return LS_OK;
 }
@@ -261,7 +333,7 @@ static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_erro
   int shards = 0;
   while (shards < t->shards_each && (w->index * t->shards_each + shards) * t->shard_batch < valid) shards++;
   if (shards == t->shards_each) {
-    LS_TRY(run_recorded(w, &d->evaluating, enqueue_evaluation, err));
+    LS_TRY(run_recorded(w, &d->evaluating, enqueue_evaluation, 0, err));
   } else {  // the last batch: nothing but filler behind
     for (int i = 0; i < shards; i++) LS_TRY(ls_binding_forward(d->evaluation[i], NULL, err));
   }

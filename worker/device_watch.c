@@ -11,19 +11,19 @@ void device_says(const struct worker *w, enum ls_watch_phase phase) {
   ls_watch_set(&w->trainer->watch, w->index, w->device->step, phase, ls_clock_ns());
 }
 
-// Until everything is done on this worker's device.
+// Until everything is done on this worker's device: the last thing on the communication stream waits for all the rest.
 static ls_status wait_for_end(struct worker *w, struct ls_error *err) {
   const struct ls_backend_ops *ops = w->backend.ops;
   const struct ls_device_ops *device = ops->device;
   struct device_worker *d = w->device;
   bool computed = false, ended = false;
   int64_t begin_ns = ls_clock_ns(), now_ns = begin_ns;
-  if (!device->event_done) return ops->stream_wait_idle(&w->backend, NULL, err);
-  LS_TRY(ops->event_record(&w->backend, d->ended, NULL, err));
+  if (!device->event_done) return ops->stream_wait_idle(&w->backend, d->communication, err);
+  LS_TRY(ops->event_record(&w->backend, d->ended, d->communication, err));
   for (;; now_ns = ls_clock_ns()) {
     ls_status status = device->event_done(&w->backend, d->ended, &ended, err);
     if (status == LS_OK && ended) return LS_OK;
-    if (status == LS_OK && !computed) status = device->event_done(&w->backend, d->computed, &computed, err);
+    if (status == LS_OK && !computed) status = device->event_done(&w->backend, d->computed[0], &computed, err);
     if (status != LS_OK) {
       const char *name = w->trainer->watch.rank[w->index].device;
       return ls_error_prefix(err, "%s, step %llu", name, (unsigned long long)d->step);
@@ -35,9 +35,10 @@ static ls_status wait_for_end(struct worker *w, struct ls_error *err) {
 
 ls_status device_wait(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
+  const struct device_worker *d = w->device;
   int64_t begin_ns = ls_clock_ns();
   if (device_is_apart(t))
-    LS_TRY(t->apart.ops->wait(w->device->transport, NULL, w->device->computed, w->device->step, err));
+    LS_TRY(t->apart.ops->wait(d->transport, d->communication, d->computed[0], d->step, err));
   else
     LS_TRY(wait_for_end(w, err));
   ls_watch_learn(&t->watch, ls_clock_ns() - begin_ns);

@@ -70,7 +70,6 @@ struct apart {
   const struct ls_transport_ops *ops;
   atomic_bool needed;
   struct ls_transport_id id;
-  struct ls_exchange exchange;
   struct ls_transfer *transfers;  // [workers][LS_EXCHANGE_TRANSFERS]: scratch; NULL: they reach each other
 };
 
@@ -83,6 +82,11 @@ struct trainer {
   bool fast;                   // results may differ from run to run
   struct device_slabs *slabs;  // [devices]
   atomic_ullong device_bytes;  // allocated on all of them
+  // On devices: buckets of the slabs and the workers' slices of each, and after how many operations of the backward pass a
+  // bucket is complete (ls_plan_buckets). The pass completes the last bucket first.
+  struct ls_exchange exchange;
+  int bucket_operations[LS_EXCHANGE_BUCKETS];
+  int wanted_buckets;
   struct apart apart;
   struct ls_watch watch;  // of workers on devices
   enum ls_dtype dtype;    // of activations and their gradients
@@ -141,6 +145,7 @@ struct trainer_options {
   int64_t patience_ns;                       // before a device that stands still is given up; 0: 10 s
   const struct ls_transport_ops *transport;  // between devices that cannot reach each other; NULL: NCCL
   int devices;                               // of `ops`, where they have memory of their own: how many are there
+  int buckets;                               // of gradients on devices: at most so many, however small; 0: as is best
   const Lockstep__V1__Network *network;
   Lockstep__V1__Precision precision;  // 0: float32
   bool fast;                          // kernels that give other bits on another run will do

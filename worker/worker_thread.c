@@ -321,6 +321,7 @@ ls_status trainer_new(const struct trainer_options *o, const Lockstep__V1__Job *
   t->slabs = calloc((size_t)t->devices + 1, sizeof *t->slabs);
   if (status == LS_OK && !t->slabs) status = ls_fail(err, LS_NO_MEMORY, "no memory for the coordinator");
   t->fast = o->fast;
+  t->wanted_buckets = o->buckets;
   if (status == LS_OK && t->devices) status = ls_choices_new(o->record, o->cache, &t->choices, err);
   if (status == LS_OK) status = start_workers(t, o, err);
   if (status != LS_OK) {

@@ -2,8 +2,7 @@
 #include "collective/exchange.h"
 
 void ls_exchange_slice(const struct ls_exchange *x, int bucket, int rank, int64_t *begin, int64_t *end) {
-  int64_t lines = x->floats / LS_EXCHANGE_LINE;
-  int64_t first = lines * bucket / x->buckets, count = lines * (bucket + 1) / x->buckets - first;
+  int64_t first = x->cut[bucket] / LS_EXCHANGE_LINE, count = x->cut[bucket + 1] / LS_EXCHANGE_LINE - first;
   *begin = (first + count * rank / x->ranks) * LS_EXCHANGE_LINE;
   *end = (first + count * (rank + 1) / x->ranks) * LS_EXCHANGE_LINE;
 }
@@ -61,7 +60,7 @@ int ls_exchange_tails(const struct ls_exchange *x, int rank, struct ls_transfer 
   int count = 0;
   for (int peer = 0; peer < x->ranks; peer++) {
     if (peer == rank) continue;
-    count = add(transfers, count, (struct ls_transfer){peer, true, false, x->floats, x->tail});
+    count = add(transfers, count, (struct ls_transfer){peer, true, false, x->cut[x->buckets], x->tail});
     int64_t to = ls_exchange_tail(x, rank, peer);
     count = add(transfers, count, (struct ls_transfer){peer, false, true, to, x->tail});
   }

@@ -1,5 +1,5 @@
 // Who sends which part of the slabs to whom, when the ranks' memories are apart: the schedule of the reduce-scatter in fixed
-// order and of the all-gather behind it, as pure functions of (ranks, slab, buckets). A transport (transport.h) carries it out.
+// order and of the all-gather behind it, as pure functions of (ranks, cuts of the slab). A transport (transport.h) carries it out.
 //
 // The slab is cut into buckets, each bucket into one slice a rank, all at whole lines. In the reduce-scatter of a bucket
 // every rank sends each other rank the slice that that one owns, and receives the others' values of its own slice into a
@@ -20,7 +20,8 @@ enum { LS_EXCHANGE_RANKS = 64, LS_EXCHANGE_BUCKETS = 8, LS_EXCHANGE_LINE = 16 };
 
 struct ls_exchange {
   int ranks, buckets;
-  int64_t floats, tail;  // floats: a multiple of LS_EXCHANGE_LINE
+  int64_t cut[LS_EXCHANGE_BUCKETS + 1];  // bucket b is [cut[b], cut[b + 1]) of the slab, in floats; whole lines
+  int64_t tail;
 };
 
 // One message. Both sides list them in the same order for each pair.

@@ -123,7 +123,8 @@ static ls_status check(struct rank *r, float *const *all, struct ls_error *err) 
 
 // One process.
 static int be_rank(int index, int ranks, struct shared *shared) {
-  struct rank r = {.x = {.ranks = ranks, .buckets = BUCKETS, .floats = FLOATS, .tail = TAIL}, .index = index};
+  struct rank r = {.x = {.ranks = ranks, .buckets = BUCKETS, .cut = {0, FLOATS / 3 / 16 * 16, FLOATS}, .tail = TAIL},
+                   .index = index};
   struct ls_error err = LS_ERROR_INIT;
   float *all[MOST];
   char host[32];

@@ -3,118 +3,10 @@
 // that is stuck is the one that is blamed.
 #include <stdatomic.h>
 
-#include "backend/cuda/cuda_internal.h"
-#include "backend/device.h"
 #include "support/small_job.h"
+#include "support/wire.h"
 #include "worker/coordinator.h"
 #include "worker/trainer.h"
-
-// --- the twin, whose devices see nothing but themselves
-
-static struct ls_backend_ops lonely;
-static _Thread_local int opened;
-
-static ls_status reach_nobody(struct ls_backend *backend, int index, struct ls_error *err) {
-  (void)backend;
-  return index == opened ? LS_OK : ls_fail(err, LS_UNSUPPORTED, "no way to %d", index);
-}
-
-static ls_status open_lonely(int index, struct ls_backend *backend, struct ls_error *err) {
-  ls_status status = ls_backend_cuda_twin()->open(index, backend, err);
-  backend->ops = &lonely;
-  opened = index;
-  return status;
-}
-
-static const struct ls_backend_ops *lonely_twin(void) {
-  static struct ls_device_ops device;
-  device = *ls_backend_cuda_twin()->device;
-  device.reach = reach_nobody;
-  lonely = *ls_backend_cuda_twin();
-  lonely.device = &device;
-  lonely.open = open_lonely;
-  return &lonely;
-}
-
-// --- a transport between threads: each message is copied by who receives it
-
-enum { RANKS = 8 };
-
-struct ls_transport {
-  struct ls_transport_options options;
-};
-
-static struct {
-  struct ls_barrier barrier;
-  const struct ls_transfer *transfers[RANKS];
-  const float *slab[RANKS];
-  int counts[RANKS];
-  atomic_int messages;
-  uint64_t stuck_step;  // at which rank 2 is; 0: never
-} wire;
-
-static ls_status wire_id(struct ls_transport_id *id, struct ls_error *err) {
-  (void)err;
-  snprintf(id->bytes, sizeof id->bytes, "wire");
-  return LS_OK;
-}
-
-static ls_status wire_open(const struct ls_transport_id *id, const struct ls_transport_options *options,
-                           struct ls_transport **transport, struct ls_error *err) {
-  (void)err;
-  assert_string_equal(id->bytes, "wire");
-  *transport = malloc(sizeof **transport);
-  (*transport)->options = *options;
-  return LS_OK;
-}
-
-static void wire_close(struct ls_transport *transport) {
-  ls_barrier_break(&wire.barrier);
-  free(transport);
-}
-
-// The k-th message that `peer` sends to `rank`.
-static const struct ls_transfer *sent(int peer, int rank, int k) {
-  for (int i = 0; i < wire.counts[peer]; i++) {
-    const struct ls_transfer *t = &wire.transfers[peer][i];
-    if (t->send && t->peer == rank && k-- == 0) return t;
-  }
-  return NULL;
-}
-
-static ls_status wire_exchange(struct ls_transport *transport, struct ls_stream *stream,
-                               const struct ls_transfer *transfers, int count, float *slab, float *staging,
-                               struct ls_error *err) {
-  (void)stream;
-  int rank = transport->options.rank, seen[RANKS] = {0};
-  wire.transfers[rank] = transfers;
-  wire.counts[rank] = count;
-  wire.slab[rank] = slab;
-  if (!ls_barrier_wait(&wire.barrier)) return ls_fail(err, LS_CANCELLED, "another worker failed");
-  for (int i = 0; i < count; i++) {
-    const struct ls_transfer *to = &transfers[i], *from = to->send ? NULL : sent(to->peer, rank, seen[to->peer]++);
-    if (!from) continue;
-    memcpy((to->staging ? staging : slab) + to->at, wire.slab[to->peer] + from->at, (size_t)to->count * sizeof(float));
-    atomic_fetch_add(&wire.messages, 1);
-  }
-  if (!ls_barrier_wait(&wire.barrier)) return ls_fail(err, LS_CANCELLED, "another worker failed");
-  return LS_OK;
-}
-
-static ls_status wire_wait(struct ls_transport *transport, struct ls_stream *stream, struct ls_event *computed,
-                           uint64_t step, struct ls_error *err) {
-  (void)stream;
-  (void)computed;
-  struct ls_watch *watch = transport->options.watch;
-  ls_watch_set(watch, transport->options.rank, step, LS_WATCH_EXCHANGES, 0);
-  if (step != wire.stuck_step || step == 0) return LS_OK;
-  atomic_store(&watch->blamed, 2);
-  if (transport->options.rank != 0) return ls_fail(err, LS_CANCELLED, "another worker failed");
-  return ls_fail(err, LS_UNAVAILABLE, "rank 2 (gpu2) is stuck");
-}
-
-static const struct ls_transport_ops wire_ops = {
-    .id_new = wire_id, .open = wire_open, .close = wire_close, .exchange = wire_exchange, .wait = wire_wait};
 
 // --- the tests
 
@@ -122,6 +14,7 @@ struct how {
   const char *folder, *setting;
   unsigned workers, devices;
   const struct ls_backend_ops *backend;
+  int buckets;
 };
 
 static void on_event(void *user, const Lockstep__V1__Event *event) {
@@ -140,6 +33,7 @@ static ls_status train(const struct how *how, struct ls_train_result *result, in
                                      .devices = how->workers,
                                      .backend = how->backend,
                                      .backend_devices = how->devices,
+                                     .buckets = how->buckets,
                                      .transport = &wire_ops,
                                      .event = on_event,
                                      .user = failed};
@@ -156,11 +50,17 @@ static void test_same_bits(void **state) {
   int failed = -1;
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
     char expected[65] = "";
-    for (unsigned workers = 1; workers <= 4; workers *= 2) {
+    for (unsigned run = 0; run < 9; run++) {  // on 1, 2 and 4 workers, in 1 to 3 buckets
       char folder[32];
       struct ls_train_result result;
-      snprintf(folder, sizeof folder, "apart-%zu-%u", i, workers);
-      struct how how = {folder, settings[i], workers, workers, workers == 1 ? ls_backend_cuda_twin() : lonely_twin()};
+      unsigned workers = 1u << run / 3;
+      snprintf(folder, sizeof folder, "apart-%zu-%u", i, run);
+      struct how how = {folder,
+                        settings[i],
+                        workers,
+                        workers,
+                        workers == 1 ? ls_backend_cuda_twin() : lonely_twin(),
+                        (int)(run % 3) + 1};
       int before = atomic_load(&wire.messages);
       if (train(&how, &result, &failed, &err) != LS_OK) fail_msg("%s", err.text);
       assert_int_equal(atomic_load(&wire.messages) > before, workers > 1);
@@ -175,7 +75,7 @@ static void test_shared_devices(void **state) {
   struct ls_error err = LS_ERROR_INIT;
   struct ls_train_result result;
   int failed = -1;
-  struct how how = {"shared", NULL, 4, 2, lonely_twin()};
+  struct how how = {"shared", NULL, 4, 2, lonely_twin(), 0};
   assert_int_equal(train(&how, &result, &failed, &err), LS_UNSUPPORTED);
   assert_string_equal(
       err.text, "4 workers cannot share 2 GPUs that do not reach each other's memory; use as many workers as GPUs");
@@ -188,7 +88,7 @@ static void test_stuck_rank(void **state) {
   struct ls_train_result result;
   int failed = -1;
   wire.stuck_step = 5;
-  struct how how = {"stuck", NULL, 4, 4, lonely_twin()};
+  struct how how = {"stuck", NULL, 4, 4, lonely_twin(), 0};
   assert_int_equal(train(&how, &result, &failed, &err), LS_UNAVAILABLE);
   wire.stuck_step = 0;
   assert_string_equal(err.text, "rank 2 (gpu2) is stuck");
@@ -211,7 +111,7 @@ static void test_too_large(void **state) {
   struct ls_backend_ops small = *ls_backend_cuda_twin();
   int failed = -1;
   small.devices = small_devices;
-  struct how how = {"large", NULL, 2, 1, &small};
+  struct how how = {"large", NULL, 2, 1, &small, 0};
   assert_int_equal(train(&how, &result, &failed, &err), LS_INVALID);
   assert_int_equal(result.exit, LS_EXIT_FAILED);
   assert_non_null(strstr(err.text, "key 'batch_size': 16 images in 4 shards take 0.0 GiB on each GPU"));

@@ -15,6 +15,7 @@ struct how {
   unsigned workers, devices, attempt;
   uint64_t stop_at;  // stop at the first checkpoint from this step on; 0: do not
   const struct ls_backend_ops *backend;
+  int buckets;
 };
 
 struct watch {
@@ -42,6 +43,7 @@ static struct ls_train_result train(const struct how *how) {
                                      .devices = how->workers,
                                      .backend = how->backend,
                                      .backend_devices = how->devices,
+                                     .buckets = how->buckets,
                                      .stop = &watch.stop,
                                      .event = on_event,
                                      .user = &watch};
@@ -100,6 +102,35 @@ static void test_precisions(void **state) {
     assert_int_equal(train(&parts).exit, LS_EXIT_STOPPED);
     parts.stop_at = 0, parts.workers = 2, parts.attempt = 2;
     assert_string_equal(train(&parts).parameters_sha256, whole.parameters_sha256);
+  }
+}
+
+// The exchange cut into 1, 2 and 3 buckets, on devices shared or not, over a stop: no bit changes.
+static void test_buckets(void **state) {
+  (void)state;
+  static const char *const precisions[] = {"float32", "tf32", "bfloat16", "float16"};
+  static const unsigned on[][2] = {{4, 4}, {2, 2}, {4, 2}, {1, 1}};
+  for (size_t p = 0; p < 4; p++) {
+    char setting[32], first[65] = "";
+    snprintf(setting, sizeof setting, "precision=%s", precisions[p]);
+    for (int i = 0; i < (p % 3 == 0 ? 4 : 1); i++) {
+      for (int buckets = 1; buckets <= 3; buckets++) {
+        char folder[48];
+        snprintf(folder, sizeof folder, "buckets-%zu-%d-%d", p, i, buckets);
+        struct how how = {.folder = folder,
+                          .setting = setting,
+                          .workers = on[i][0],
+                          .devices = on[i][1],
+                          .buckets = buckets,
+                          .stop_at = i == 0 ? 9 : 0,
+                          .backend = ls_backend_cuda_twin()};
+        struct ls_train_result result = train(&how);
+        how.stop_at = 0, how.attempt = 2, how.workers = 2, how.devices = 2, how.buckets = buckets % 3 + 1;
+        if (i == 0) result = train(&how);
+        if (!*first) snprintf(first, sizeof first, "%s", result.parameters_sha256);
+        assert_string_equal(result.parameters_sha256, first);
+      }
+    }
   }
 }
 
@@ -399,6 +430,7 @@ int main(void) {
                                      cmocka_unit_test(test_ring_of_one),
                                      cmocka_unit_test(test_choices),
                                      cmocka_unit_test(test_eight_workers),
+                                     cmocka_unit_test(test_buckets),
                                      cmocka_unit_test(test_precisions),
                                      cmocka_unit_test(test_lost_device),
                                      cmocka_unit_test(test_stuck_device),
