@@ -27,31 +27,54 @@ mkdir -p "$out"
 folder=$(cd "$out" && pwd)
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-mkdir -p "$out"/{bin,lib,spare,checks,bench,data,share/lockstep}
+mkdir -p "$out"/{bin,programs,lib,spare,checks,bench,data,share/lockstep}
 {
   echo "commit $(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)"
   grep -E '^(CMAKE_BUILD_TYPE|LS_CUDA_ARCHITECTURES):' "$build/CMakeCache.txt" | sed 's/:[A-Z]*=/ /'
 } > "$folder/MANIFEST"
 cp "$folder/MANIFEST" "$out/"
 
-# Programs and checks, without their debugging information.
-for program in lockstep lockstepd lockstep-worker; do strip -o "$out/bin/$program" "$build/bin/$program"; done
+# Programs and checks, without their debugging information. They are called by wrappers, which let them (and nobody else:
+# python3 has its own libcrypto) find the libraries packed here.
+wrap() {
+  local name
+  name=$(basename "$2")
+  strip -o "$out/programs/$name" "$2"
+  ln -s ../wrapper "$out/$1/$name"
+}
+
+cat > "$out/wrapper" <<'WRAPPER'
+#!/bin/sh
+# Runs the program of this name (bin/ldd NAME: shows its libraries) with the packed libraries; $LOCKSTEP_SPARE: folders with
+# what the system lacks.
+root=$(dirname "$(readlink -f "$0")")
+name=$(basename "$0")
+[ "$name" != ldd ] || { program=$root/programs/$1; set --; }
+export LD_LIBRARY_PATH="$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}${LOCKSTEP_SPARE:-}"
+[ "$name" != ldd ] || exec ldd "$program"
+exec "$root/programs/$name" "$@"
+WRAPPER
+chmod +x "$out/wrapper"
+ln -s ../wrapper "$out/bin/ldd"
+for program in lockstep lockstepd lockstep-worker; do wrap bin "$build/bin/$program"; done
+wrap bin "$build/tests/parity/parity-dump"
 shopt -s nullglob
 for check in "$build"/tests/gpu/test-gpu-* "$build"/tests/test-unit-collective-nccl "$build"/tests/test-unit-worker-device; do
-  strip -o "$out/checks/$(basename "$check")" "$check"
+  wrap checks "$check"
 done
-
-strip -o "$out/bin/parity-dump" "$build/tests/parity/parity-dump"
 
 # Shared libraries, without those that belong to the system or to CUDA. The compiler's own go where they are used only if
 # the system has none: CUDA's libraries may want newer ones.
-for program in "$out"/bin/* "$out"/checks/*; do
+for program in "$out"/programs/*; do
   ldd "$program" | awk '$2 == "=>" && $3 ~ /^\// {print $3}'
 done | sort -u | while read -r library; do
   case $(basename "$library") in
     ld-linux* | libc.so* | libm.so* | libdl.so* | libpthread.so* | librt.so* | libresolv.so*) ;;
     libcud* | libnccl* | libnv* | libcublas*) ;;
-    libstdc++* | libgcc_s* | libgomp*) cp -L "$library" "$out/spare/" ;;
+    libstdc++* | libgcc_s* | libgomp*)
+      mkdir "$out/spare/$(basename "$library")"  # a folder each, so that one can be had without the others
+      cp -L "$library" "$out/spare/$(basename "$library")/"
+      ;;
     *) cp -L "$library" "$out/lib/" ;;
   esac
 done
@@ -74,4 +97,4 @@ cp "$root/tests/gpu/run.sh" "$folder/"
 tar -C "$out" --owner=0 --group=0 -czf "$folder/payload.tar.gz" .
 size_kib=$(du -sk "$folder" | cut -f1)
 [ "$size_kib" -le $((limit_mib * 1024)) ] || fail "'$folder' has $((size_kib / 1024)) MiB, allowed are $limit_mib"
-echo "packed $((size_kib / 1024)) MiB into $folder, with $(find "$out/checks" -type f | wc -l) checks: take it along and call run.sh there"
+echo "packed $((size_kib / 1024)) MiB into $folder, with $(find "$out/checks" -mindepth 1 | wc -l) checks: take it along and call run.sh there"

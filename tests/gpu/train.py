@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Whole jobs on one GPU, for tests/gpu/run.sh; needs nothing but Python and the packed folder.
 
-usage: train.py exact|daemon FOLDER       (LOCKSTEP: the program; LOCKSTEP_KIND=cpu tries the script itself without a GPU)
+usage: train.py exact FOLDER [MODEL [PRECISION]]
+       train.py daemon FOLDER             (LOCKSTEP: the program; LOCKSTEP_KIND=cpu tries the script itself without a GPU)
 
 exact   a job's digest is the same run to run, on 1, 2, 4 and 8 workers, and over a stop and a resume on another number of
-        them, in every precision; and it learns
+        them, in every precision; and it learns. MODEL, PRECISION: of these alone
 daemon  lockstepd lists the GPU, gives it to a job, and the job ends well
 """
 import os
@@ -90,13 +91,19 @@ def check_exact(folder, model, data, precision):
           flush=True)
 
 
-def exact(folder):
-    precisions = ("float32", "tf32", "bfloat16", "float16") if KIND == "gpu" else ("float32",)
+MODELS = {"lenet-caffe": "grey.h5", "resnet20": "colour.h5"}
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16") if KIND == "gpu" else ("float32",)
+
+
+def exact(folder, model=None, precision=None):
+    models, precisions = [model] if model else list(MODELS), [precision] if precision else PRECISIONS
+    if not set(models) <= set(MODELS) or not set(precisions) <= set(PRECISIONS):
+        sys.exit(f"train.py: MODEL is one of {', '.join(MODELS)}, PRECISION one of {', '.join(PRECISIONS)}")
     failed = 0
-    for model, data in (("lenet-caffe", "grey.h5"), ("resnet20", "colour.h5")):
+    for model in models:
         for precision in precisions:
             try:
-                check_exact(folder, model, data, precision)
+                check_exact(folder, model, MODELS[model], precision)
             except AssertionError as error:
                 failed += 1
                 print(f"FAILED {model}-{precision}: {error}", flush=True)
@@ -140,9 +147,10 @@ def daemon(folder):
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in ("exact", "daemon"):
+    most = {"exact": 5, "daemon": 3}.get(sys.argv[1] if len(sys.argv) > 1 else "", 0)
+    if not 3 <= len(sys.argv) <= most:
         sys.exit(__doc__)
-    sys.exit(1 if {"exact": exact, "daemon": daemon}[sys.argv[1]](sys.argv[2]) else 0)
+    sys.exit(1 if {"exact": exact, "daemon": daemon}[sys.argv[1]](*sys.argv[2:]) else 0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ usage: test_torch.py PARITY_DUMP
 The network's layers are built from its JSON with torch.nn.functional, one by one, independently of anything in C. The
 reference backend must agree to float64 rounding, the CPU backend to float32 rounding.
 """
+import glob
 import json
 import os
 import subprocess
@@ -240,8 +241,17 @@ def compare(dump, name, source, batch, backend, tolerance):
 BACKENDS = (("cuda", 1e-4),) if sys.argv[2:] == ["cuda"] else (("cpu", 2e-5), ("reference", 1e-11))
 
 
+# As in tests/gpu/run.sh: what the driver lists, or a device node.
+def has_gpu():
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    except OSError:
+        listed = ""
+    return listed.startswith("GPU ") or bool(glob.glob("/dev/nvidia[0-9]*"))
+
+
 def main():
-    if BACKENDS[0][0] == "cuda" and not os.path.exists("/dev/nvidiactl"):
+    if BACKENDS[0][0] == "cuda" and not has_gpu():
         print("skipped: no GPU, or no NVIDIA driver")
         sys.exit(77)
     torch.set_num_threads(1)
