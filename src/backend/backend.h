@@ -37,9 +37,10 @@ enum { LS_OP_MAX_TENSORS = 10 };
 // attributes). An output may share memory with the input named in "in place" (the planner decides; the backend says
 // whether it can in ls_op.in_place).
 enum ls_op_kind {
-  LS_OP_REORDER,                // in x                         out y            same shape, another layout or dtype
-  LS_OP_ADD,                    // in x0..xn-1                  out y            sum in order; [relu]; in place x0
-  LS_OP_CONV_FORWARD,           // in x, w, [b], [z]            out y = conv + z   [relu fused]; in place z
+  LS_OP_REORDER,       // in x                         out y            same shape, another layout or dtype
+  LS_OP_ADD,           // in x0..xn-1                  out y            sum in order; [relu]; in place x0
+  LS_OP_CONV_FORWARD,  // in x, w, [b], [z]            out y = conv + z   [relu fused]; in place z
+  //                              [statistics: also out sum [K] and sum of squares [K] of y, float32; no b, z, relu]
   LS_OP_CONV_BACKWARD_DATA,     // in dy, w                     out dx
   LS_OP_CONV_BACKWARD_WEIGHTS,  // in x, dy                 out dw, [db]
   LS_OP_FC_FORWARD,             // in x [N,C] or [N,C,H,W], w [K,C] or [K,C,H,W], [b]   out y [N,K]   [relu fused]
@@ -50,6 +51,7 @@ enum ls_op_kind {
   LS_OP_RELU_FORWARD,           // in x                         out y            slope: leaky; in place x
   LS_OP_RELU_BACKWARD,          // in y, dy0..dyn-1             out dx           of the sum, by y's sign; in place dy0
   LS_OP_BN_FORWARD_TRAIN,       // in x, gamma, beta, [z]       out y, mean [C], variance [C] (biased, of this shard);
+  //                              [statistics: x's sum [C] and sum of squares [C] are inputs 3 and 4]
   //                              [relu fused, mask in the workspace; z is added before it,
   //                              then the ReLU is the sum's, not BN_BACKWARD's]
   LS_OP_BN_FORWARD_INFER,     // in x, gamma, beta, running mean, running variance   out y    [relu fused]; in place x
@@ -68,6 +70,8 @@ enum ls_op_kind {
                               // computes what convolution and batch norm after it compute in inference
   LS_OP_COUNT
 };
+
+enum { LS_BN_SUM = 3 };  // LS_OP_BN_FORWARD_TRAIN with statistics: which input the sum is; the squares come next
 
 // What LS_OP_SOFTMAX_CE_FORWARD writes: sums over the images of the shard, not means.
 enum ls_metric { LS_METRIC_LOSS, LS_METRIC_TOP1, LS_METRIC_TOP5, LS_METRIC_IMAGES, LS_METRICS };
@@ -91,6 +95,7 @@ struct ls_op_attributes {
   bool training;  // forward operations: keep what backward needs in the workspace
   bool has_bias;
   bool has_addend;  // z is added before the activation: convolution (inference), batch norm (training)
+  bool statistics;  // training: the convolution sums its output for the batch norm behind it
   bool relu;        // fused activation, or for RELU_* itself
   float slope;      // leaky ReLU; 0 for the plain one
   float epsilon;    // batch norm
@@ -158,6 +163,9 @@ struct ls_backend_ops {
   const struct ls_device_ops *device;
   bool relu_sums;  // LS_OP_RELU_BACKWARD takes more than one dy. Where false, an LS_OP_ADD stands before it
   bool norm_adds;  // LS_OP_BN_FORWARD_TRAIN takes an addend. Where false, sums stand as they are
+  // LS_OP_CONV_FORWARD may have statistics and LS_OP_BN_FORWARD_TRAIN takes them. Where prepare refuses a convolution with
+  // them (LS_UNSUPPORTED: it cannot, or is faster without), the planner describes both operations without.
+  bool conv_statistics;
 
   // Devices of this kind on the machine. 0 with LS_OK where there are none.
   ls_status (*devices)(struct ls_device_info *info, int capacity, int *count, struct ls_error *err);

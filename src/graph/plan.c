@@ -126,8 +126,9 @@ static void fix_gradient_layout(struct ls_plan *plan, struct plan_value *v) {
   }
 }
 
-static ls_status lower(struct ls_plan *plan, const struct ls_program_op *from, int *step_of_op, int op_index,
-                       struct ls_error *err) {
+// Prepares an operation of the program as it stands.
+static ls_status prepare(struct ls_plan *plan, const struct ls_program_op *from, const int *step_of_op,
+                         struct ls_op *op, struct ls_error *err) {
   struct ls_op_desc desc = {.kind = from->kind,
                             .layer_name = plan->graph->layers[from->layer].name,
                             .inputs = from->inputs,
@@ -139,12 +140,25 @@ static ls_status lower(struct ls_plan *plan, const struct ls_program_op *from, i
     desc.tensor[i] = plan->values[from->value[i]].tensor;
   }
   if (from->forward >= 0) desc.forward = &plan->steps[step_of_op[from->forward]].op;
-  struct ls_op op = {0};
-  if (plan->backend->ops->prepare(plan->backend, &desc, &op, err) != LS_OK) {
-    return ls_error_prefix(err, "layer '%s' (%s)", desc.layer_name, op_names[from->kind]);
+  *op = (struct ls_op){0};
+  return plan->backend->ops->prepare(plan->backend, &desc, op, err);
+}
+
+static ls_status lower(struct ls_plan *plan, const struct ls_program_op *from, int *step_of_op, int op_index,
+                       struct ls_error *err) {
+  struct ls_op op;
+  struct ls_error refusal = LS_ERROR_INIT;  // is no error of the plan
+  bool statistics = from->kind == LS_OP_CONV_FORWARD && from->attributes.statistics;
+  ls_status status = prepare(plan, from, step_of_op, &op, statistics ? &refusal : err);
+  if (statistics && status == LS_UNSUPPORTED) {
+    ls_program_drop_statistics(&plan->program, op_index);
+    status = prepare(plan, from, step_of_op, &op, err);
+  } else if (statistics && status != LS_OK && err) {
+    *err = refusal;
   }
+  if (status != LS_OK)
+    return ls_error_prefix(err, "layer '%s' (%s)", plan->graph->layers[from->layer].name, op_names[from->kind]);
   int value[LS_OP_MAX_TENSORS];
-  ls_status status = LS_OK;
   for (int i = 0; i < from->inputs && status == LS_OK; i++) {
     status = in_layout(plan, from->layer, from->value[i], &op.desc.tensor[i], &value[i], err);
   }
@@ -298,6 +312,7 @@ static ls_status build(struct ls_plan *plan, struct ls_error *err) {
   program->relu_sums = !plan->options.no_fusion && plan->backend->ops->relu_sums;
   program->folds = !program->training && !plan->options.no_fusion && plan->backend->ops->folds;
   program->norm_adds = program->training && !plan->options.no_fusion && plan->backend->ops->norm_adds;
+  program->conv_statistics = program->training && !plan->options.no_fusion && plan->backend->ops->conv_statistics;
   program->dtype = plan->options.dtype;
   program->scaled = program->training && program->dtype == LS_F16;
   program->batch = plan->options.batch;

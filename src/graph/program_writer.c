@@ -3,8 +3,8 @@
 // Fusion: a plain ReLU whose input nobody else reads becomes part of the layer before it (convolution, fully connected,
 // batch norm, add), if that is the layer it reads. Gradient pruning: what lies before the first parameter gets no
 // gradient; the image never does. Inference folds batch norms and residual sums into convolutions, training residual sums
-// into batch norms, where the backend can. Where an output feeds several layers, its gradients are summed in the order of those
-// layers, one fixed order for every run.
+// into batch norms, where the backend can; there a convolution also sums its output for the batch norm behind it. Where an
+// output feeds several layers, its gradients are summed in the order of those layers, one fixed order for every run.
 #include <stdlib.h>
 
 #include "graph/graph_internal.h"
@@ -34,7 +34,7 @@ static void mark(struct writer *w, bool no_fusion) {
     int before = layer->input[0];
     w->instances[i].layer = layer;
     w->instances[i].op = -1;
-    w->instances[i].addend = w->instances[i].added = LS_NO_LAYER;
+    w->instances[i].addend = w->instances[i].added = w->instances[i].summed_by = LS_NO_LAYER;
     if (no_fusion || layer->message->type_case != LOCKSTEP__V1__LAYER__TYPE_RELU || before < 0) continue;
     if (w->readers[before] == 1 && w->graph->layers[before].type->can_fuse_relu) {
       w->instances[before].relu = true;
@@ -113,6 +113,17 @@ static void mark_norm_adds(struct writer *w) {
   }
 }
 
+// Training: a convolution that only a batch norm reads sums its output for it.
+static void mark_statistics(struct writer *w) {
+  for (int i = 0; i < w->graph->layer_count; i++) {
+    int before = w->graph->layers[i].input[0];
+    if (w->graph->layers[i].message->type_case != LOCKSTEP__V1__LAYER__TYPE_BATCH_NORM) continue;
+    if (!is_convolution(w, before) || w->readers[before] != 1 || w->graph->layers[before].attributes.has_bias) continue;
+    w->instances[i].summed_by = before;
+    w->instances[before].sums = true;
+  }
+}
+
 // The operations that compute folded weights and biases: behind the forward pass, run once for many of its runs.
 static void write_folds(struct writer *w) {
   for (int i = 0; i < w->graph->layer_count; i++) {
@@ -139,6 +150,8 @@ static void write_layer(struct writer *w, int i, int image) {
   }
   if (instance->addend != LS_NO_LAYER) instance->addend_value = w->instances[instance->addend].y;
   if (instance->added != LS_NO_LAYER) instance->added_value = w->instances[instance->added].y;
+  for (int j = 0; instance->summed_by != LS_NO_LAYER && j < 2; j++)
+    instance->sum_value[j] = w->instances[instance->summed_by].sum_value[j];
   instance->layer->type->forward(instance, w->program);
 }
 
@@ -224,6 +237,7 @@ ls_status ls_graph_write_program(const struct ls_graph *graph, struct ls_program
   }
   if (program->folds) mark_folds(&w);
   if (program->norm_adds) mark_norm_adds(&w);
+  if (program->conv_statistics) mark_statistics(&w);
   write_forward(&w);
   if (program->training) write_backward(&w);
   if (program->folds) write_folds(&w);

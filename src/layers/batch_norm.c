@@ -38,7 +38,9 @@ static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   i->statistics[1] = ls_layer_gradient(i, program, VARIANCE);
   a.has_addend = i->added != LS_NO_LAYER;
   a.relu |= i->sum_relu;
-  int values[7] = {i->x[0], gamma, beta}, count = 3;
+  a.statistics = i->summed_by != LS_NO_LAYER;
+  int values[9] = {i->x[0], gamma, beta}, count = LS_BN_SUM;
+  for (int j = 0; a.statistics && j < 2; j++) values[count++] = i->sum_value[j];
   if (a.has_addend) values[count++] = i->added_value;
   values[count] = i->y;
   values[count + 1] = i->statistics[0];

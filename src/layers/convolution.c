@@ -71,7 +71,7 @@ static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   a.relu = i->relu;
   a.training = program->training;
   i->y = ls_layer_activation(program, &i->layer->output_shape);
-  int values[5] = {i->x[0]}, count = 1;
+  int values[7] = {i->x[0]}, count = 1;
   if (i->folded) {
     a.has_bias = true;
     i->folded_weight = ls_program_value(program, LS_VALUE_FOLDED, program->dtype, &i->layer->parameter[0].shape, -1);
@@ -83,7 +83,13 @@ static void forward(struct ls_layer_instance *i, struct ls_program *program) {
   a.has_addend = i->addend != LS_NO_LAYER;
   if (a.has_addend) values[count++] = i->addend_value;
   values[count] = i->y;
-  i->op = ls_program_add(program, LS_OP_CONV_FORWARD, i->layer->number, count, 1, values, &a);
+  a.statistics = i->sums;
+  for (int j = 0; a.statistics && j < 2; j++) {
+    i->sum_value[j] = ls_program_value(program, LS_VALUE_ACTIVATION, ls_program_full(program),
+                                       &LS_SHAPE(i->layer->output_shape.dim[0]), -1);
+    values[count + 1 + j] = i->sum_value[j];
+  }
+  i->op = ls_program_add(program, LS_OP_CONV_FORWARD, i->layer->number, count, a.statistics ? 3 : 1, values, &a);
 }
 
 static void backward(struct ls_layer_instance *i, struct ls_program *program, int dy, int *dx) {

@@ -68,6 +68,10 @@ struct ls_layer_instance {
   int added;  // layer; LS_NO_LAYER: nothing
   int added_value;
   bool sum_relu;
+  // Training, convolutions: the batch norm behind it takes the statistics from it. Batch norms: the convolution.
+  bool sums;
+  int summed_by;  // layer; LS_NO_LAYER: nobody, it reads its input twice
+  int sum_value[2];
   int x[LS_LAYER_MAX_INPUTS];  // values
   int y;
   int op;             // index of the forward operation

@@ -51,6 +51,21 @@ int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, 
   return program->op_count++;
 }
 
+void ls_program_drop_statistics(struct ls_program *program, int op) {
+  struct ls_program_op *from = &program->ops[op];
+  int sum = from->value[from->inputs + 1];
+  from->attributes.statistics = false;
+  from->outputs = 1;
+  for (int i = op + 1; i < program->op_count; i++) {
+    struct ls_program_op *norm = &program->ops[i];
+    if (!norm->attributes.statistics || norm->value[LS_BN_SUM] != sum) continue;
+    int behind = norm->inputs + norm->outputs - LS_BN_SUM - 2;
+    memmove(&norm->value[LS_BN_SUM], &norm->value[LS_BN_SUM + 2], (size_t)behind * sizeof *norm->value);
+    norm->attributes.statistics = false;
+    norm->inputs -= 2;
+  }
+}
+
 void ls_program_release(struct ls_program *program) {
   free(program->values);
   free(program->ops);

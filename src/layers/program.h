@@ -42,10 +42,11 @@ struct ls_program_op {
 
 struct ls_program {
   bool training;
-  bool factors;    // gradients of large fully connected layers are left as factors (plan.h)
-  bool relu_sums;  // the backend's ReLU backward sums the gradients itself
-  bool folds;      // inference on a backend with LS_OP_BN_FOLD
-  bool norm_adds;  // training on a backend whose batch norm adds and then has the ReLU
+  bool factors;          // gradients of large fully connected layers are left as factors (plan.h)
+  bool relu_sums;        // the backend's ReLU backward sums the gradients itself
+  bool folds;            // inference on a backend with LS_OP_BN_FOLD
+  bool norm_adds;        // training on a backend whose batch norm adds and then has the ReLU
+  bool conv_statistics;  // training on a backend whose convolutions may sum for the batch norm behind them
   enum ls_dtype dtype;
   int64_t batch;
   float loss_scale;  // 1 / images of the global batch
@@ -74,6 +75,8 @@ int ls_program_step(struct ls_program *program);
 // Appends an operation; `values` are inputs, then outputs. Returns its index.
 int ls_program_add(struct ls_program *program, enum ls_op_kind kind, int layer, int inputs, int outputs,
                    const int *values, const struct ls_op_attributes *attributes);
+// Describes convolution `op`, which has statistics, and the batch norm that reads them without.
+void ls_program_drop_statistics(struct ls_program *program, int op);
 void ls_program_release(struct ls_program *program);
 
 #endif

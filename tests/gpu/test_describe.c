@@ -33,17 +33,17 @@ static struct cuda_convolution convolution(int64_t c, int64_t k, int64_t size, i
 static void describe(struct cuda_convolution c) {
   static const enum ls_dtype types[] = {LS_F32, LS_F16, LS_BF16};
   for (int direction = CUDA_FORWARD; direction <= CUDA_BACKWARD_WEIGHTS; direction++) {
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < 15; i++) {
       struct graph graph;
       struct ls_error err = LS_ERROR_INIT;
       c.direction = (enum cuda_direction)direction;
-      c.dtype = types[i / 4];
-      c.bias = i & 1, c.relu = i & 2;
-      if (direction != CUDA_FORWARD && (i & 3)) continue;
+      c.dtype = types[i / 5];
+      c.bias = i % 5 & 1, c.relu = i % 5 & 2, c.statistics = i % 5 == 4;
+      if (direction != CUDA_FORWARD && i % 5) continue;
       graph_init_for(&graph, NULL);
       device_describe_product(&graph, &c, true);
       if (graph_error(&graph, &err) != LS_OK) fail_msg("direction %d: %s", direction, err.text);
-      assert_int_equal(graph.operations, 1 + c.bias + c.relu);
+      assert_int_equal(graph.operations, 1 + c.bias + c.relu + c.statistics);
       graph_release(&graph);
     }
   }
@@ -171,6 +171,45 @@ static void test_workspace(void **state) {
   }
 }
 
+// A convolution that sums its output: for float16 there is a deterministic engine for every convolution of ResNet-50 that a
+// batch norm follows, but the first, at the batch of one GPU and at one GPU's share of it over eight.
+static void test_statistics(void **state) {
+  (void)state;
+  static const int64_t layers[][5] = {
+      // channels, filters, size, kernel, stride
+      {64, 64, 56, 1, 1},   {64, 64, 56, 3, 1},    {64, 256, 56, 1, 1},   {256, 64, 56, 1, 1},   {256, 128, 56, 1, 1},
+      {128, 128, 56, 3, 2}, {128, 512, 28, 1, 1},  {256, 512, 56, 1, 2},  {512, 128, 28, 1, 1},  {128, 128, 28, 3, 1},
+      {512, 256, 28, 1, 1}, {256, 256, 28, 3, 2},  {256, 1024, 14, 1, 1}, {512, 1024, 28, 1, 2}, {1024, 256, 14, 1, 1},
+      {256, 256, 14, 3, 1}, {1024, 512, 14, 1, 1}, {512, 512, 14, 3, 2},  {512, 2048, 7, 1, 1},  {1024, 2048, 14, 1, 2},
+      {2048, 512, 7, 1, 1}, {512, 512, 7, 3, 1},   {16, 16, 32, 3, 1}};
+  static const enum ls_dtype others[] = {LS_BF16, LS_F32};
+  for (size_t i = 0; i < 2 * sizeof layers / sizeof *layers; i++) {
+    const int64_t *l = layers[i / 2];
+    struct cuda_convolution c = convolution(l[0], l[1], l[2], l[3], l[4], 1);
+    struct graph graph;
+    struct ls_error err = LS_ERROR_INIT;
+    c.n = i % 2 ? 256 : 32;
+    c.dtype = LS_F16;
+    c.statistics = true;
+    if (plan_for(&c, false, &graph, &err) != LS_OK)
+      fail_msg("%d x %d -> %d, %dx%d at %d: %s", (int)c.n, (int)c.c, (int)c.k, (int)c.r, (int)c.s, (int)c.h, err.text);
+    assert_true(graph.workspace_bytes < 16 << 20);
+    graph_release(&graph);
+  }
+  // What is not there is refused, and the planner does without.
+  for (int i = 0; i < 3; i++) {
+    struct cuda_convolution c = i < 2 ? convolution(64, 64, 56, 3, 1, 1) : convolution(3, 64, 224, 7, 2, 1);
+    struct graph graph;
+    struct ls_error err = LS_ERROR_INIT;
+    c.dtype = i < 2 ? others[i] : LS_F16;
+    c.statistics = true;
+    ls_status status = plan_for(&c, false, &graph, &err);
+    printf("statistics, %d channels in %s: %s\n", (int)c.c, ls_dtype_name(c.dtype), status == LS_OK ? "yes" : err.text);
+    if (status != LS_OK) assert_int_equal(status, LS_UNSUPPORTED);
+    graph_release(&graph);
+  }
+}
+
 // Every candidate, written down and made again from its text, is the same plan; other texts are refused.
 static void test_described_engines(void **state) {
   (void)state;
@@ -178,13 +217,14 @@ static void test_described_engines(void **state) {
   struct cuda_convolution all[] = {convolution(64, 256, 56, 1, 1, 1), convolution(16, 16, 32, 3, 1, 1)};
   static const enum ls_dtype types[] = {LS_F32, LS_BF16};
   int checked = 0;
-  for (int i = 0; i < 12; i++) {
+  for (int i = 0; i < 13; i++) {
     struct cuda_convolution c = all[i % 2];
     struct graph_rules rules = {.deterministic = true, .no_tensor_core = i / 6 == 0};
     cudnnBackendDescriptor_t configs[MOST];
     struct graph graph;
     c.direction = (enum cuda_direction)(i / 2 % 3);
-    c.dtype = types[i / 6];
+    c.statistics = i == 12;
+    c.dtype = c.statistics ? LS_F16 : types[i / 6];
     graph_init_for(&graph, h200);
     device_describe_product(&graph, &c, false);
     graph_finish(&graph);
@@ -235,8 +275,9 @@ static void test_no_gpu(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_descriptions), cmocka_unit_test(test_wrong_description), cmocka_unit_test(test_plans),
-      cmocka_unit_test(test_workspace),    cmocka_unit_test(test_described_engines), cmocka_unit_test(test_no_gpu)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_descriptions), cmocka_unit_test(test_wrong_description),
+                                     cmocka_unit_test(test_plans),        cmocka_unit_test(test_workspace),
+                                     cmocka_unit_test(test_statistics),   cmocka_unit_test(test_described_engines),
+                                     cmocka_unit_test(test_no_gpu)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

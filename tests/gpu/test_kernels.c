@@ -1,5 +1,6 @@
 // The kernels on a GPU against the same bodies compiled for the host, bit for bit: sums, the optimizer, input, and what is
-// done to overflowed gradients. And the CUDA graph: recorded work gives the bits of work done directly.
+// done to overflowed gradients. And the CUDA graph: recorded work gives the bits of work done directly. Convolutions that sum
+// their output for the batch norm behind them, against both apart.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +14,7 @@
 #include "backend/cuda/cuda_internal.h"
 #include "base/philox.h"
 #include "support/gpu.h"
+#include "support/statistics.h"
 
 enum { FLOATS = 1 << 16, PARTS = 8, LINES = FLOATS / LS_DEVICE_LINE };
 
@@ -202,10 +204,24 @@ static void test_recording(void **state) {
   ops->recording_free(recording);
 }
 
+// What cuDNN sums, where it has an engine for it: near float64, with the same bits on every run.
+static void test_statistics(void **state) {
+  (void)state;
+  static const double ratios[] = {0, 1, 8, 64};
+  for (size_t i = 0; i < sizeof ratios / sizeof *ratios; i++) {
+    statistics_check(ls_backend_cuda(), &(struct statistics_case){8, 64, 64, 56, 1, 1, ratios[i]}, 10);
+    statistics_check(ls_backend_cuda(), &(struct statistics_case){8, 64, 64, 56, 3, 1, ratios[i]}, 10);
+  }
+  statistics_check(ls_backend_cuda(), &(struct statistics_case){32, 64, 256, 56, 1, 1, 1}, 10);
+  statistics_check(ls_backend_cuda(), &(struct statistics_case){32, 128, 128, 56, 3, 2, 1}, 10);
+  statistics_check(ls_backend_cuda(), &(struct statistics_case){32, 1024, 2048, 14, 1, 2, 1}, 10);
+  statistics_check(ls_backend_cuda(), &(struct statistics_case){32, 512, 512, 7, 3, 1, 1}, 10);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_tree_sum), cmocka_unit_test(test_update),
-                                     cmocka_unit_test(test_overflow), cmocka_unit_test(test_input),
-                                     cmocka_unit_test(test_recording)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_tree_sum),  cmocka_unit_test(test_update),
+                                     cmocka_unit_test(test_overflow),  cmocka_unit_test(test_input),
+                                     cmocka_unit_test(test_recording), cmocka_unit_test(test_statistics)};
   if (gpu_count() == 0) return GPU_SKIPPED;
   make(&gpu, ls_backend_cuda());
   make(&host, ls_backend_cuda_twin());

@@ -1,6 +1,7 @@
 // The CUDA backend's kernels and lowering, compiled for the host (its twin), against the reference backend.
 #include "backend/cuda/cuda_internal.h"
 #include "support/compare.h"
+#include "support/statistics.h"
 
 static const struct ls_backend_ops *tested(void) { return ls_backend_cuda_twin(); }
 
@@ -131,36 +132,69 @@ static int count_lines(const char *text, const char *begin, const char *with) {
   return count;
 }
 
-// Training: a residual block's sum and ReLU are part of its batch norm, gradients are summed where the ReLU is undone.
-static void test_fusion(void **state) {
-  (void)state;
+// The plan of the residual network in training, as it is printed.
+static char *residual_plan(uint32_t channels, enum ls_dtype dtype, bool no_fusion) {
   struct ls_backend backend;
   struct ls_graph *graph;
   struct ls_plan *plan;
   char *text = NULL;
   size_t size = 0;
-  for (int i = 0; i < NET_CASES; i++) {
-    if (strcmp(net_cases[i].name, "residual") != 0) continue;
-    net *network = net_cases[i].make(8, 8, 8);
-    struct ls_plan_options options = {.batch = 2, .training = true, .dtype = LS_BF16, .loss_images = 2};
-    ENGINE_TRY(ls_graph_build(network, &graph, err));
-    ENGINE_TRY(ls_backend_cuda_twin()->open(0, &backend, err));
-    ENGINE_TRY(ls_plan_build(graph, &backend, &options, &plan, err));
-    FILE *out = open_memstream(&text, &size);
-    ls_plan_print(plan, out);
-    fclose(out);
-    assert_int_equal(count_lines(text, "forward", " add "), 0);
-    assert_int_equal(count_lines(text, "forward", " relu_forward "), 0);
-    assert_int_equal(count_lines(text, "forward", " bn_forward "), 5);
-    assert_int_equal(count_lines(text, "backward", " add "), 1);  // before the first batch norm, which has its own ReLU
-    assert_int_equal(count_lines(text, "backward", " relu_backward "), 2);
-    ls_plan_free(plan);
-    backend.ops->close(&backend);
-    ls_graph_free(graph);
-    lockstep__v1__network__free_unpacked(network, NULL);
-  }
-  assert_non_null(text);
+  net *network = case_residual(channels, 8, 8);
+  struct ls_plan_options options = {
+      .batch = 2, .training = true, .dtype = dtype, .loss_images = 2, .no_fusion = no_fusion};
+  ENGINE_TRY(ls_graph_build(network, &graph, err));
+  ENGINE_TRY(ls_backend_cuda_twin()->open(0, &backend, err));
+  ENGINE_TRY(ls_plan_build(graph, &backend, &options, &plan, err));
+  FILE *out = open_memstream(&text, &size);
+  ls_plan_print(plan, out);
+  fclose(out);
+  ls_plan_free(plan);
+  backend.ops->close(&backend);
+  ls_graph_free(graph);
+  lockstep__v1__network__free_unpacked(network, NULL);
+  return text;
+}
+
+// Training: a residual block's sum and ReLU are part of its batch norm, gradients are summed where the ReLU is undone.
+static void test_fusion(void **state) {
+  (void)state;
+  char *text = residual_plan(8, LS_BF16, false);
+  assert_int_equal(count_lines(text, "forward", " add "), 0);
+  assert_int_equal(count_lines(text, "forward", " relu_forward "), 0);
+  assert_int_equal(count_lines(text, "forward", " bn_forward "), 5);
+  assert_int_equal(count_lines(text, "backward", " add "), 1);  // before the first batch norm, which has its own ReLU
+  assert_int_equal(count_lines(text, "backward", " relu_backward "), 2);
   free(text);
+}
+
+// float16: convolutions without a bias sum their output for the batch norm behind them, where their channels allow it; else
+// the same plan is made without.
+static void test_statistics_fusion(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t channels;
+    enum ls_dtype dtype;
+    bool no_fusion;
+    int expected;
+  } cases[] = {{8, LS_F16, false, 4}, {12, LS_F16, false, 1}, {6, LS_F16, false, 0}, {4, LS_F16, false, 1},
+               {8, LS_F16, true, 0},  {8, LS_BF16, false, 0}, {8, LS_F32, false, 0}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char *text = residual_plan(cases[i].channels, cases[i].dtype, cases[i].no_fusion);
+    assert_int_equal(count_lines(text, "forward", " conv_forward "), 5);
+    assert_int_equal(count_lines(text, "forward", " bn_forward "), 5);
+    assert_int_equal(count_lines(text, "forward", " loop + statistics "), cases[i].expected);
+    free(text);
+  }
+}
+
+// Mean and variance from sums of float32: as good as they can be where the mean is many deviations away.
+static void test_statistics(void **state) {
+  (void)state;
+  static const double ratios[] = {0, 1, 8, 64};
+  for (size_t i = 0; i < sizeof ratios / sizeof *ratios; i++) {
+    statistics_check(tested(), &(struct statistics_case){8, 16, 16, 16, 1, 1, ratios[i]}, 2);
+    statistics_check(tested(), &(struct statistics_case){3, 8, 24, 9, 3, 2, ratios[i]}, 2);
+  }
 }
 
 static void refuses(struct ls_backend *backend, struct ls_op_desc desc, const char *says) {
@@ -200,6 +234,8 @@ int main(void) {
                                      cmocka_unit_test(test_float16),
                                      cmocka_unit_test(test_padding),
                                      cmocka_unit_test(test_fusion),
+                                     cmocka_unit_test(test_statistics_fusion),
+                                     cmocka_unit_test(test_statistics),
                                      cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

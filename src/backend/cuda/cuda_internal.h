@@ -38,12 +38,14 @@ struct cuda_convolution {
   int64_t n, c, h, w, k, r, s, p, q, groups;
   int64_t stride[2], dilation[2], before[2], after[2];
   bool bias, relu;
-  bool tf32;  // float32 inputs may be rounded to TF32
+  bool statistics;  // forward: the sums of y's channels too, or it is refused (LS_UNSUPPORTED)
+  bool tf32;        // float32 inputs may be rounded to TF32
 };
 
 struct cuda_product_args {
   void *x, *w, *y;
-  const void *bias;  // of the inputs' type
+  const void *bias;      // of the inputs' type; NULL: not part of it
+  float *sum, *squares;  // [k]; NULL: not part of it
   void *scratch;
 };
 
@@ -117,6 +119,22 @@ ls_status cuda_lower_product(struct cuda_context *context, struct ls_op *op, str
 ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
                           const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out, float *second,
                           struct ls_error *err);
+// Mean and variance (biased) of the columns of x [rows, c], and the inverse deviation 1 / sqrt(variance + epsilon). Scratch:
+// cuda_moments_scratch bytes.
+struct cuda_moments {
+  const void *x;
+  enum ls_dtype dtype;
+  int32_t c;
+  float epsilon;
+  float *mean, *variance, *inverse;
+  float *scratch;
+};
+ls_status cuda_moments(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
+                       const struct cuda_moments *moments, struct ls_error *err);
+static inline size_t cuda_moments_scratch(const struct ls_reduce *reduce, int64_t c) {
+  // A sum of one stage writes its one row to scratch all the same.
+  return (size_t)(2 * (ls_reduce_scratch(reduce, c) + c)) * sizeof(float);
+}
 static inline int64_t cuda_groups(int64_t n) { return (n + LS_GROUP - 1) / LS_GROUP; }
 // Channels and rows of a tensor that lies [rows, channels]: [N,C,H,W] channels last, [N,C], [C].
 static inline int64_t cuda_channels(const struct ls_tensor_desc *t) { return t->shape.dim[t->shape.rank == 1 ? 0 : 1]; }

@@ -23,6 +23,7 @@
   X(column_sum, struct ls_k_column_sum)        \
   X(moments, struct ls_k_moments)              \
   X(moments_join, struct ls_k_moments_join)    \
+  X(statistics, struct ls_k_statistics)        \
   X(inverse, struct ls_k_inverse)              \
   X(normalise, struct ls_k_normalise)          \
   X(bn_backward_sums, struct ls_k_bn_backward) \

@@ -1,17 +1,16 @@
 // Batch norm, its folding, local response norm. See cuda_internal.h.
 //
-// Batch norm's scratch: the stages of the sums (reduce.h), twice: moments or the two sums of the backward pass. Its
-// workspace: the inverse deviations [C], float32. No mask of the fused ReLU is kept: the backward pass computes the sign
-// again.
+// Batch norm's scratch: the stages of the sums (reduce.h), twice: moments or the two sums of the backward pass. Where the
+// convolution before it has summed x already, one small kernel makes the moments of these sums instead. Its workspace: the
+// inverse deviations [C], float32. No mask of the fused ReLU is kept: the backward pass computes the sign again.
 #include "backend/cuda/cuda_internal.h"
 
-// Moments of x [rows, c] into mean and variance [c], and the inverse deviation.
-static ls_status moments(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *r,
-                         const struct ls_k_moments *of, float *mean, float *variance, float *inverse, float epsilon,
-                         struct ls_error *err) {
+ls_status cuda_moments(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *r,
+                       const struct cuda_moments *of, struct ls_error *err) {
   int32_t c = of->c;
-  float *means = of->mean, *squares = of->squares;
-  LS_TRY(CUDA_LAUNCH(context, stream, moments, r->rows[1] * c / ls_stretch(c), of, err));
+  float *means = of->scratch, *squares = of->scratch + r->rows[1] * c;
+  struct ls_k_moments k = {of->x, means, squares, of->dtype, c, r->rows[0], r->run[0]};
+  LS_TRY(CUDA_LAUNCH(context, stream, moments, r->rows[1] * c / ls_stretch(c), &k, err));
   int64_t each = r->run[0];  // rows of x that a partial stands for
   // One partial is joined too: that makes a variance of it.
   for (int s = 1; s == 1 || s < r->stages; s++) {
@@ -20,10 +19,10 @@ static ls_status moments(struct cuda_context *context, struct ls_stream *stream,
     float *next = squares + partials * c;
     struct ls_k_moments_join j = {.mean = means,
                                   .squares = squares,
-                                  .out_mean = last ? mean : next,
-                                  .out_squares = last ? variance : next + n,
-                                  .inverse = inverse,
-                                  .epsilon = epsilon,
+                                  .out_mean = last ? of->mean : next,
+                                  .out_squares = last ? of->variance : next + n,
+                                  .inverse = of->inverse,
+                                  .epsilon = of->epsilon,
                                   .c = c,
                                   .last = last,
                                   .rows = r->rows[0],
@@ -42,15 +41,19 @@ static ls_status run_train(struct cuda_context *context, struct ls_op *op, struc
                            const struct ls_op_args *args, struct ls_error *err) {
   const struct ls_reduce *r = &((struct cuda_op *)op->state)->reduce;
   const struct ls_tensor_desc *t = &op->desc.tensor[0];
+  const struct ls_op_attributes *a = &op->desc.attributes;
   int32_t c = (int32_t)cuda_channels(t);
-  void *const *p = args->tensor;
-  float *inverse = args->workspace, *partial = args->scratch;
-  struct ls_k_moments k = {p[0], partial, partial + r->rows[1] * c, t->dtype, c, r->rows[0], r->run[0]};
-  bool adds = op->desc.attributes.has_addend;
-  void *const *out = p + op->desc.inputs;
-  LS_TRY(moments(context, stream, r, &k, out[1], out[2], inverse, op->desc.attributes.epsilon, err));
+  void *const *p = args->tensor, *const *out = p + op->desc.inputs;
+  float *inverse = args->workspace;
+  if (a->statistics) {
+    struct ls_k_statistics k = {p[LS_BN_SUM], p[LS_BN_SUM + 1], out[1], out[2], inverse, a->epsilon, r->rows[0]};
+    LS_TRY(CUDA_LAUNCH(context, stream, statistics, c, &k, err));
+  } else {
+    struct cuda_moments of = {p[0], t->dtype, c, a->epsilon, out[1], out[2], inverse, args->scratch};
+    LS_TRY(cuda_moments(context, stream, r, &of, err));
+  }
   struct ls_k_normalise y = {.x = p[0],
-                             .z = adds ? p[3] : NULL,
+                             .z = a->has_addend ? p[op->desc.inputs - 1] : NULL,
                              .y = out[0],
                              .gamma = p[1],
                              .beta = p[2],
@@ -58,7 +61,7 @@ static ls_status run_train(struct cuda_context *context, struct ls_op *op, struc
                              .inverse = inverse,
                              .dtype = t->dtype,
                              .c = c,
-                             .relu = op->desc.attributes.relu,
+                             .relu = a->relu,
                              .n = ls_shape_elements(&t->shape)};
   return CUDA_LAUNCH(context, stream, normalise, cuda_groups(y.n), &y, err);
 }
@@ -185,9 +188,7 @@ ls_status cuda_lower_norm(struct cuda_context *context, struct ls_op *op, struct
     default: return LS_UNSUPPORTED;
   }
   state->reduce = ls_reduce_of(n / c, c);
-  // A sum of one stage writes its one row to scratch all the same (the moments do).
-  int64_t between = ls_reduce_scratch(&state->reduce, c) + c;
-  op->scratch_bytes = (size_t)(2 * between) * sizeof(float);
+  if (!op->desc.attributes.statistics) op->scratch_bytes = cuda_moments_scratch(&state->reduce, c);
   if (op->desc.kind == LS_OP_BN_FORWARD_TRAIN) op->workspace_bytes = (size_t)c * sizeof(float);
   return LS_OK;
 }

@@ -30,17 +30,21 @@ static bool is_convolution(enum ls_op_kind kind) {
 
 // Which tensors of the operation are x, w, y (or their gradients).
 struct places {
-  int x, w, y, bias, addend;  // -1: none
+  int x, w, y, bias, addend, sum;  // -1: none
 };
 
 static struct places places_of(const struct ls_op_desc *desc) {
   const struct ls_op_attributes *a = &desc->attributes;
   switch (direction_of(desc->kind)) {
-    case CUDA_BACKWARD_DATA: return (struct places){2, 1, 0, -1, -1};
-    case CUDA_BACKWARD_WEIGHTS: return (struct places){0, 2, 1, a->has_bias ? 3 : -1, -1};
+    case CUDA_BACKWARD_DATA: return (struct places){2, 1, 0, -1, -1, -1};
+    case CUDA_BACKWARD_WEIGHTS: return (struct places){0, 2, 1, a->has_bias ? 3 : -1, -1, -1};
     default:
-      return (struct places){0, 1, desc->inputs, a->has_bias ? 2 : -1,
-                             is_convolution(desc->kind) && a->has_addend ? desc->inputs - 1 : -1};
+      return (struct places){0,
+                             1,
+                             desc->inputs,
+                             a->has_bias ? 2 : -1,
+                             is_convolution(desc->kind) && a->has_addend ? desc->inputs - 1 : -1,
+                             is_convolution(desc->kind) && a->statistics ? desc->inputs + 1 : -1};
   }
 }
 
@@ -66,6 +70,7 @@ static struct cuda_convolution convolution_of(const struct ls_op_desc *desc) {
   if (c.direction == CUDA_FORWARD) {
     c.bias = a->has_bias && at.addend < 0;
     c.relu = a->relu && at.addend < 0;
+    c.statistics = at.sum >= 0;
   }
   if (!is_convolution(desc->kind)) return c;
   c.c = desc->tensor[at.x].layout->channels, c.h = x->dim[2], c.w = x->dim[3];
@@ -84,13 +89,13 @@ void cuda_convolution_key(const struct cuda_convolution *c, const char *machine,
   static const char *const directions[] = {"forward", "backward data", "backward weights"};
   const char *type = c->dtype == LS_F32 && c->tf32 ? "tf32" : ls_dtype_name(c->dtype);
   snprintf(text, size,
-           "%s, %s%s%s%s%s, x %" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64 " w %" PRId64 "x%" PRId64 "x%" PRId64
+           "%s, %s%s%s%s%s%s, x %" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64 " w %" PRId64 "x%" PRId64 "x%" PRId64
            " groups %" PRId64 " stride %" PRId64 ",%" PRId64 " dilation %" PRId64 ",%" PRId64 " pad %" PRId64
            ",%" PRId64 ",%" PRId64 ",%" PRId64 ", %s",
            machine, directions[c->direction], fused && c->bias ? " + bias" : "", fused && c->relu ? " + relu" : "",
-           fused ? " fused" : "", fast ? " fast" : "", c->n, c->c, c->h, c->w, c->k, c->r, c->s, c->groups,
-           c->stride[0], c->stride[1], c->dilation[0], c->dilation[1], c->before[0], c->before[1], c->after[0],
-           c->after[1], type);
+           c->statistics ? " + statistics" : "", fused ? " fused" : "", fast ? " fast" : "", c->n, c->c, c->h, c->w,
+           c->k, c->r, c->s, c->groups, c->stride[0], c->stride[1], c->dilation[0], c->dilation[1], c->before[0],
+           c->before[1], c->after[0], c->after[1], type);
 }
 
 size_t cuda_workspace_limit(const struct cuda_convolution *c) {
@@ -109,8 +114,13 @@ static ls_status run_product(struct cuda_context *context, struct ls_op *op, str
   const struct ls_op_attributes *a = &op->desc.attributes;
   bool forward = direction_of(op->desc.kind) == CUDA_FORWARD;
   const void *bias = forward && at.bias >= 0 ? args->tensor[at.bias] : NULL;
-  struct cuda_product_args product = {args->tensor[at.x], args->tensor[at.w], args->tensor[at.y],
-                                      state->fused ? bias : NULL, args->scratch};
+  struct cuda_product_args product = {.x = args->tensor[at.x],
+                                      .w = args->tensor[at.w],
+                                      .y = args->tensor[at.y],
+                                      .bias = state->fused ? bias : NULL,
+                                      .sum = at.sum >= 0 ? args->tensor[at.sum] : NULL,
+                                      .squares = at.sum >= 0 ? args->tensor[at.sum + 1] : NULL,
+                                      .scratch = args->scratch};
   LS_TRY(context->machine->product_run(context, stream, state->product, &product, err));
   if (at.bias >= 0 && !forward) {
     const struct ls_tensor_desc *dy = &op->desc.tensor[at.y];
@@ -136,11 +146,14 @@ ls_status cuda_lower_product(struct cuda_context *context, struct ls_op *op, str
   bool known = op->desc.kind >= LS_OP_CONV_FORWARD && op->desc.kind <= LS_OP_FC_BACKWARD_WEIGHTS;
   if (!known) return LS_UNSUPPORTED;
   state->run = run_product;
+  const struct ls_op_attributes *a = &op->desc.attributes;
+  if (places_of(&op->desc).sum >= 0 && (a->has_bias || a->has_addend || a->relu))
+    return ls_fail(err, LS_UNSUPPORTED, "a convolution's statistics are those of the product alone");
   struct cuda_convolution convolution = convolution_of(&op->desc);
   LS_TRY(context->machine->product_new(context, &convolution, &state->product, &state->product_scratch_bytes,
                                        &state->fused, &op->kernel, err));
   op->scratch_bytes = state->product_scratch_bytes;
-  if (convolution.direction == CUDA_BACKWARD_WEIGHTS && op->desc.attributes.has_bias) {
+  if (convolution.direction == CUDA_BACKWARD_WEIGHTS && a->has_bias) {
     const struct ls_tensor_desc *dy = &op->desc.tensor[places_of(&op->desc).y];
     int64_t c = cuda_channels(dy);
     state->reduce = ls_reduce_of(ls_shape_elements(&dy->shape) / c, c);

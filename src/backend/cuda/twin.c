@@ -98,6 +98,11 @@ struct cuda_product {
   struct cuda_convolution of;
 };
 
+// As cuDNN's (device/cudnn_product.c): the statistics of float16 alone, eight channels at a time.
+static bool can_sum(const struct cuda_convolution *c) {
+  return c->dtype == LS_F16 && c->c % 8 == 0 && c->k % 8 == 0 && c->groups == 1;
+}
+
 // There is nothing to choose from; asking tests the way of a choice.
 static ls_status choose_loop(void *user, char *choice, struct ls_error *err) {
   (void)user;
@@ -110,6 +115,8 @@ static ls_status product_new(struct cuda_context *context, const struct cuda_con
                              struct cuda_product **product, size_t *scratch_bytes, bool *fused, const char **kernel,
                              struct ls_error *err) {
   char key[512], choice[LS_CHOICE_BYTES];
+  if (convolution->statistics && !can_sum(convolution))
+    return ls_fail(err, LS_UNSUPPORTED, "the statistics of such a convolution are not summed");
   cuda_convolution_key(convolution, "twin", false, context->fast, key, sizeof key);
   if (context->choices) LS_TRY(ls_choices_get(context->choices, key, choose_loop, NULL, choice, err));
   *product = malloc(sizeof **product);
@@ -117,7 +124,7 @@ static ls_status product_new(struct cuda_context *context, const struct cuda_con
   (*product)->of = *convolution;
   *scratch_bytes = 0;
   *fused = false;  // so that the kernel behind it is tested
-  *kernel = "loop";
+  *kernel = convolution->statistics ? "loop + statistics" : "loop";
   return LS_OK;
 }
 
@@ -169,6 +176,25 @@ static void add_window(const struct cuda_convolution *c, const struct cuda_produ
   }
 }
 
+// The sums of y's channels, as on the device: float32, by tiles of rows.
+static void sum_channel(const struct cuda_convolution *c, const struct cuda_product_args *t, int64_t channel) {
+  enum { TILE = 256 };
+  float sum = 0, squares = 0;
+  int64_t rows = c->n * c->p * c->q;
+  for (int64_t first = 0; first < rows; first += TILE) {
+    float tile_sum = 0, tile_squares = 0;
+    for (int64_t row = first; row < first + TILE && row < rows; row++) {
+      float y = ls_get(t->y, c->dtype, row * c->k + channel);
+      tile_sum += y;
+      tile_squares += y * y;
+    }
+    sum += tile_sum;
+    squares += tile_squares;
+  }
+  t->sum[channel] = sum;
+  t->squares[channel] = squares;
+}
+
 static ls_status run_product(struct cuda_product *product, const struct cuda_product_args *t, struct ls_error *err) {
   const struct cuda_convolution *c = &product->of;
   int64_t x = c->n * c->h * c->w * c->c, w = c->k * c->r * c->s * (c->c / c->groups), y = c->n * c->p * c->q * c->k;
@@ -179,6 +205,7 @@ static ls_status run_product(struct cuda_product *product, const struct cuda_pro
   for (int64_t i = 0; i < y; i++) add_window(c, t, i, sums);
   for (int64_t i = 0; i < values; i++) ls_put(out, c->dtype, i, (float)sums[i]);
   free(sums);
+  for (int64_t i = 0; c->statistics && i < c->k; i++) sum_channel(c, t, i);
   return LS_OK;
 }
 
@@ -317,6 +344,7 @@ static void make_ops(void) {
   ops.folds = true;
   ops.relu_sums = true;
   ops.norm_adds = true;
+  ops.conv_statistics = true;
   ops.device = &device_ops;
   ops.devices = devices;
   ops.open = open_context;

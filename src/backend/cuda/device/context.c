@@ -250,6 +250,7 @@ const struct ls_backend_ops *ls_backend_cuda(void) {
                                             .folds = true,
                                             .relu_sums = true,
                                             .norm_adds = true,
+                                            .conv_statistics = true,
                                             .device = &device_work,
                                             .devices = devices,
                                             .open = open_context,

@@ -164,6 +164,20 @@ void graph_pointwise(struct graph *g, cudnnPointwiseMode_t mode, cudnnBackendDes
   add_operation(g, o, what);
 }
 
+void graph_statistics(struct graph *g, cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t sum,
+                      cudnnBackendDescriptor_t squares) {
+  static const char what[] = "describing sums of channels";
+  cudnnGenStatsMode_t mode = CUDNN_GENSTATS_SUM_SQSUM;
+  cudnnDataType_t compute = CUDNN_DATA_FLOAT;
+  cudnnBackendDescriptor_t o = new (g, CUDNN_BACKEND_OPERATION_GEN_STATS_DESCRIPTOR, what);
+  set(g, o, CUDNN_ATTR_OPERATION_GENSTATS_MODE, CUDNN_TYPE_GENSTATS_MODE, 1, &mode, what);
+  set(g, o, CUDNN_ATTR_OPERATION_GENSTATS_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &compute, what);
+  set(g, o, CUDNN_ATTR_OPERATION_GENSTATS_XDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &x, what);
+  set(g, o, CUDNN_ATTR_OPERATION_GENSTATS_SUMDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &sum, what);
+  set(g, o, CUDNN_ATTR_OPERATION_GENSTATS_SQSUMDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &squares, what);
+  add_operation(g, o, what);
+}
+
 void graph_finish(struct graph *g) {
   static const char what[] = "making an operation graph";
   g->graph = new (g, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR, what);

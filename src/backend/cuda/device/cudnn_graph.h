@@ -1,7 +1,7 @@
 // Helpers over cuDNN's backend interface: descriptors are made, filled and finalised through a graph that owns them and
 // keeps the first error, so that a convolution is described in a page (cudnn_product.c). One thread at a time.
 //
-//   operations:  graph_tensor, graph_convolution, graph_pointwise
+//   operations:  graph_tensor, graph_convolution, graph_pointwise, graph_statistics
 //   a plan:      graph_finish (the operation graph), then graph_plan: heuristics A, B, fallback; the first engine that is
 //                allowed and can be made ready. Or graph_candidates and graph_take one after another, to measure them; then
 //                graph_describe and, on another run, graph_take_described
@@ -56,6 +56,9 @@ void graph_convolution(struct graph *graph, const struct cuda_convolution *convo
 // y = mode(x, b); b NULL: of one argument.
 void graph_pointwise(struct graph *graph, cudnnPointwiseMode_t mode, cudnnBackendDescriptor_t x,
                      cudnnBackendDescriptor_t b, cudnnBackendDescriptor_t y);
+// The sum and the sum of squares of x's channels, [1,c,1,1] float32.
+void graph_statistics(struct graph *graph, cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t sum,
+                      cudnnBackendDescriptor_t squares);
 void graph_finish(struct graph *graph);
 // What the heuristics propose and the rules allow, without repetition, best guess first; the caller destroys them.
 int graph_candidates(struct graph *graph, const struct graph_rules *rules, cudnnBackendDescriptor_t *configs, int most);
@@ -73,16 +76,27 @@ ls_status graph_run(struct graph *graph, int tensors, const int64_t *uids, void 
                     struct ls_error *err);
 
 // Numbers of a convolution's tensors.
-enum { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_PRODUCT, UID_SUM };
+enum { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_SUM, UID_SQUARES, UID_PRODUCT, UID_BIASED };
 
 // tune.c: the fastest of the engines that the rules allow, in words; DEVICE_NO_ENGINE where there is none. The graph is
-// left without a plan.
+// left without a plan. With statistics, `separate` is the plan of the convolution alone; DEVICE_SEPARATE where that and the
+// moments of its output are faster.
 #define DEVICE_NO_ENGINE "none"
+#define DEVICE_SEPARATE "separate"
 struct device_context;
-ls_status device_tune(struct device_context *context, struct graph *graph, const struct cuda_convolution *convolution,
-                      bool bias, const struct graph_rules *rules, char *choice, struct ls_error *err);
+struct device_tuning {
+  struct device_context *context;
+  struct graph *graph, *separate;
+  const struct cuda_convolution *convolution;
+  const struct graph_rules *rules;
+  bool bias;  // of the graph
+};
+ls_status device_tune(const struct device_tuning *tuning, char *choice, struct ls_error *err);
+ls_status device_tune_statistics(const struct device_tuning *tuning, char *choice, struct ls_error *err);
 
-// cudnn_product.c: the operations of a convolution; fused: with its bias and ReLU.
+// cudnn_product.c: the operations of a convolution; fused: with its bias and ReLU. Statistics are always part of it.
 void device_describe_product(struct graph *graph, const struct cuda_convolution *convolution, bool fused);
+// Runs them, with those of the tensors that are there.
+ls_status device_run_graph(struct graph *graph, const struct cuda_product_args *args, struct ls_error *err);
 
 #endif

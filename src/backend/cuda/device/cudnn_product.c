@@ -2,6 +2,14 @@
 //
 // Forward with bias or ReLU is first described as one graph; where cuDNN has no engine for that under the rules, the
 // product alone is, and an own kernel does the rest (lower_product.c).
+//
+// With statistics there is one graph or nothing: where cuDNN has no engine for it, or the product and own sums of its output
+// are faster, it is refused, and the planner describes convolution and batch norm apart. What cuDNN 9.19 has, asked with the
+// properties of an A100, an L40, an H200 and a B200 (tests/gpu/test_describe.c): for float16 and C and K divisible by 8,
+// all of ResNet-50 but the first convolution, and nothing for bfloat16 and float32; on compute capability 12.0 nothing. No
+// engine of them bears the note that it is not deterministic, none bears any note; the workspace is two float32 a channel
+// for every tile of 64 to 512 rows of the output and a few counters, which is what sums in fixed order look like. So the
+// tuning believes the notes, but compares the bits of several runs too.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +19,10 @@
 
 struct cuda_product {
   struct graph graph;
-  bool bias;  // is one of the graph's tensors
-  char name[32];
+  char name[40];
 };
 
-// x [n,c,h,w], w [k,c/groups,r,s], y [n,k,p,q]; then, when fused, + bias [1,k,1,1] and ReLU.
+// x [n,c,h,w], w [k,c/groups,r,s], y [n,k,p,q]; then, when fused, + bias [1,k,1,1] and ReLU; or y's sums [1,k,1,1].
 void device_describe_product(struct graph *g, const struct cuda_convolution *c, bool fused) {
   const int64_t x[4] = {c->n, c->c, c->h, c->w}, w[4] = {c->k, c->c / c->groups, c->r, c->s};
   const int64_t y[4] = {c->n, c->k, c->p, c->q}, b[4] = {1, c->k, 1, 1};
@@ -27,33 +34,43 @@ void device_describe_product(struct graph *g, const struct cuda_convolution *c, 
   graph_convolution(g, c, xt, wt, at);
   if (bias) {
     cudnnBackendDescriptor_t bt = graph_tensor(g, UID_BIAS, c->dtype, b, false);
-    cudnnBackendDescriptor_t to = relu ? graph_tensor(g, UID_SUM, LS_F32, y, true) : yt;
+    cudnnBackendDescriptor_t to = relu ? graph_tensor(g, UID_BIASED, LS_F32, y, true) : yt;
     graph_pointwise(g, CUDNN_POINTWISE_ADD, at, bt, to);
     at = to;
   }
   if (relu) graph_pointwise(g, CUDNN_POINTWISE_RELU_FWD, at, NULL, yt);
+  if (c->statistics)
+    graph_statistics(g, yt, graph_tensor(g, UID_SUM, LS_F32, b, false), graph_tensor(g, UID_SQUARES, LS_F32, b, false));
 }
 
-struct tuning {
-  struct device_context *context;
-  struct graph *graph;
-  const struct cuda_convolution *convolution;
-  const struct graph_rules *rules;
-  bool bias;
-};
+ls_status device_run_graph(struct graph *g, const struct cuda_product_args *args, struct ls_error *err) {
+  static const int64_t all[] = {UID_X, UID_W, UID_Y, UID_BIAS, UID_SUM, UID_SQUARES};
+  void *of_all[] = {args->x, args->w, args->y, (void *)(uintptr_t)args->bias, args->sum, args->squares};
+  int64_t uids[GRAPH_TENSORS];
+  void *pointers[GRAPH_TENSORS];
+  int count = 0;
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    if (!of_all[i]) continue;
+    uids[count] = all[i];
+    pointers[count++] = of_all[i];
+  }
+  return graph_run(g, count, uids, pointers, args->scratch, err);
+}
 
 static ls_status choose(void *user, char *choice, struct ls_error *err) {
-  const struct tuning *t = user;
-  return device_tune(t->context, t->graph, t->convolution, t->bias, t->rules, choice, err);
+  const struct device_tuning *t = user;
+  return t->convolution->statistics ? device_tune_statistics(t, choice, err) : device_tune(t, choice, err);
 }
 
 // The engine that was chosen for such a convolution once, on such a GPU with this cuDNN.
-static ls_status plan_by_choice(struct tuning *t, bool fused, struct ls_error *err) {
+static ls_status plan_by_choice(struct device_tuning *t, bool fused, struct ls_error *err) {
   char machine[320], key[768], choice[LS_CHOICE_BYTES];
   snprintf(machine, sizeof machine, "%s %d.%d, cudnn %zu", t->context->properties.name, t->context->properties.major,
            t->context->properties.minor, cudnnGetVersion());
   cuda_convolution_key(t->convolution, machine, fused, t->context->base.fast, key, sizeof key);
   LS_TRY(ls_choices_get(t->context->base.choices, key, choose, t, choice, err));
+  if (strcmp(choice, DEVICE_SEPARATE) == 0)
+    return ls_fail(err, LS_UNSUPPORTED, "it is faster without statistics, and they by themselves");
   if (strcmp(choice, DEVICE_NO_ENGINE) == 0)
     return ls_fail(err, LS_UNSUPPORTED, "cuDNN has no engine for it%s%s",
                    t->rules->deterministic ? ", deterministic" : "",
@@ -62,24 +79,29 @@ static ls_status plan_by_choice(struct tuning *t, bool fused, struct ls_error *e
 }
 
 static ls_status plan(struct device_context *context, const struct cuda_convolution *c, bool fused,
-                      struct cuda_product *product, struct ls_error *err) {
+                      struct graph *separate, struct graph *graph, struct ls_error *err) {
   struct graph_rules rules = {.deterministic = !context->base.fast,
                               .no_tensor_core = c->dtype == LS_F32 && !c->tf32,
                               .most_workspace_bytes = (int64_t)cuda_workspace_limit(c)};
-  graph_init(&product->graph, context->cudnn);
-  device_describe_product(&product->graph, c, fused);
-  graph_finish(&product->graph);
-  ls_status status;
-  if (context->base.choices) {
-    struct tuning tuning = {context, &product->graph, c, &rules, fused && c->bias};
-    status = plan_by_choice(&tuning, fused, err);
-  } else {
-    status = graph_plan(&product->graph, &rules, err);
-  }
-  if (status == LS_OK)
-    product->bias = fused && c->bias;
-  else
-    graph_release(&product->graph);
+  struct device_tuning tuning = {context, graph, separate, c, &rules, fused && c->bias};
+  graph_init(graph, context->cudnn);
+  device_describe_product(graph, c, fused);
+  graph_finish(graph);
+  ls_status status = context->base.choices ? plan_by_choice(&tuning, fused, err) : graph_plan(graph, &rules, err);
+  if (status != LS_OK) graph_release(graph);
+  return status;
+}
+
+// The choice is between it and the convolution alone, which is therefore planned first: choices are made one at a time.
+static ls_status plan_statistics(struct device_context *context, const struct cuda_convolution *c, struct graph *graph,
+                                 struct ls_error *err) {
+  struct cuda_convolution alone = *c;
+  struct graph separate;
+  if (!context->base.choices) return plan(context, c, false, NULL, graph, err);
+  alone.statistics = false;
+  LS_TRY(plan(context, &alone, false, NULL, &separate, err));
+  ls_status status = plan(context, c, false, &separate, graph, err);
+  graph_release(&separate);
   return status;
 }
 
@@ -88,16 +110,23 @@ ls_status device_product_new(struct cuda_context *base, const struct cuda_convol
   struct device_context *context = (struct device_context *)base;
   struct cuda_product *product = calloc(1, sizeof *product);
   if (!product) return ls_fail(err, LS_NO_MEMORY, "no memory for a convolution");
-  *fused = (c->bias || c->relu) && plan(context, c, true, product, NULL) == LS_OK;
-  ls_status status = *fused ? LS_OK : plan(context, c, false, product, err);
+  *fused = (c->bias || c->relu) && plan(context, c, true, NULL, &product->graph, NULL) == LS_OK;
+  ls_status status = LS_OK;
+  if (c->statistics)
+    status = plan_statistics(context, c, &product->graph, err);
+  else if (!*fused)
+    status = plan(context, c, false, NULL, &product->graph, err);
   if (status != LS_OK) {
     free(product);
-    return ls_error_prefix(err, "a convolution of %lldx%lldx%lldx%lld by %lldx%lldx%lldx%lld in %s", (long long)c->n,
-                           (long long)c->c, (long long)c->h, (long long)c->w, (long long)c->k,
-                           (long long)(c->c / c->groups), (long long)c->r, (long long)c->s, ls_dtype_name(c->dtype));
+    ls_error_prefix(err, "a convolution of %lldx%lldx%lldx%lld by %lldx%lldx%lldx%lld in %s", (long long)c->n,
+                    (long long)c->c, (long long)c->h, (long long)c->w, (long long)c->k, (long long)(c->c / c->groups),
+                    (long long)c->r, (long long)c->s, ls_dtype_name(c->dtype));
+    return status;
   }
   snprintf(product->name, sizeof product->name, "cudnn engine %lld%s", (long long)product->graph.engine,
-           *fused ? " fused" : "");
+           c->statistics ? " + statistics"
+           : *fused      ? " fused"
+                         : "");
   *scratch_bytes = (size_t)product->graph.workspace_bytes;
   *kernel = product->name;
   *result = product;
@@ -112,14 +141,12 @@ void device_product_free(struct cuda_product *product) {
 ls_status device_product_run(struct cuda_context *base, struct ls_stream *stream, struct cuda_product *product,
                              const struct cuda_product_args *args, struct ls_error *err) {
   struct device_context *context = (struct device_context *)base;
-  static const int64_t uids[] = {UID_X, UID_W, UID_Y, UID_BIAS};
-  void *pointers[] = {args->x, args->w, args->y, (void *)(uintptr_t)args->bias};
   cudaStream_t on = device_stream(context, stream), now = NULL;
   if (cudnnGetStream(context->cudnn, &now) != CUDNN_STATUS_SUCCESS || now != on) {
     if (cudnnSetStream(context->cudnn, on) != CUDNN_STATUS_SUCCESS)
       return ls_fail(err, LS_INTERNAL, "cuDNN does not take the stream");
   }
-  ls_status status = graph_run(&product->graph, product->bias ? 4 : 3, uids, pointers, args->scratch, err);
+  ls_status status = device_run_graph(&product->graph, args, err);
   // Where the GPU itself has failed, that is the reason, and not what cuDNN makes of it.
   cudaError_t error = status == LS_OK ? cudaSuccess : cudaPeekAtLastError();
   return error == cudaSuccess ? status : device_error(error, "running a convolution", err);
