@@ -143,6 +143,14 @@ char *ls_path_join(const char *folder, const char *name) {
   return asprintf(&joined, "%s%s%s", folder, separator, name) < 0 ? NULL : joined;
 }
 
+char *ls_path_whole(const char *path) {
+  char *here = path[0] == '/' ? NULL : getcwd(NULL, 0);
+  while (here && strncmp(path, "./", 2) == 0) path += 2;
+  char *whole = here ? ls_path_join(here, path) : strdup(path);
+  free(here);
+  return whole;
+}
+
 static int remove_one(const char *path, const struct stat *info, int type, struct FTW *ftw) {
   (void)info;
   (void)type;

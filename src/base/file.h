@@ -27,6 +27,10 @@ ls_status ls_folder_make(const char *path, unsigned mode, struct ls_error *err);
 // "DIR/NAME", or NAME when it is absolute; the caller frees it. NULL when memory runs out.
 char *ls_path_join(const char *folder, const char *name);
 
+// The same file by a path from the root, for people: the working folder in front of a relative one; the caller frees it.
+// NULL when memory runs out.
+char *ls_path_whole(const char *path);
+
 // rm -rf. Missing is success.
 ls_status ls_folder_remove(const char *path, struct ls_error *err);
 

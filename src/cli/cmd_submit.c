@@ -81,7 +81,9 @@ static int run(struct ls_cli *cli, int count, char **arguments) {
     return ls_cli_fail(&err);
   }
   int code;
-  if (check_network(arguments[0], job, &err) != LS_OK) {
+  bool wrong = check_network(arguments[0], job, &err) != LS_OK ||
+               (!options->dry_run && ls_spec_check_data(arguments[0], job, &err) != LS_OK);
+  if (wrong) {
     code = ls_cli_fail(&err);
   } else {
     code = options->dry_run ? print_job(options, job) : send_job(cli, options, job);

@@ -160,6 +160,10 @@ static int run_train(struct ls_cli *cli, int count, char **arguments) {
   if (ls_spec_load_job(arguments[0], run.options->set.item, run.options->set.count, &run.job, &err) != LS_OK) {
     return ls_cli_fail(&err);
   }
+  if (ls_spec_check_data(arguments[0], run.job, &err) != LS_OK) {
+    lockstep__v1__job__free_unpacked(run.job, NULL);
+    return ls_cli_fail(&err);
+  }
   run.folder = run.options->output ? strdup(run.options->output)
                                    : ls_path_join("runs", run.job->name && run.job->name[0] ? run.job->name : "job");
   int code = run.folder ? train(&run) : ls_cli_complain(LS_CLI_FAILED, "memory ran out");

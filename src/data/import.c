@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "data/data_internal.h"
 #include "data/import_work.h"
 #include "data/sampler.h"
@@ -143,8 +144,12 @@ static ls_status import_from(const struct ls_source_kind *kind, const struct ls_
 ls_status ls_import(const struct ls_import_options *options, struct ls_import_result *result, struct ls_error *err) {
   *result = (struct ls_import_result){.classes = 0};
   LS_TRY(check_options(options, err));
-  if (access(options->source, R_OK) != 0)
-    return ls_fail(err, LS_NOT_FOUND, "there is no source '%s', or it may not be read", options->source);
+  if (access(options->source, R_OK) != 0) {
+    char *whole = ls_path_whole(options->source);
+    ls_fail(err, LS_NOT_FOUND, "there is no source '%s', or it may not be read", whole ? whole : options->source);
+    free(whole);
+    return LS_NOT_FOUND;
+  }
   if (access(options->destination, F_OK) == 0 && !options->replace) {
     describe_existing(options->destination, result);
     result->unchanged = true;

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
+
 void ls_hdf5_quiet(void) {
   // At exit the library would write once more what could not be written, and crash. We close what we open.
   H5dont_atexit();
@@ -33,9 +35,11 @@ ls_status ls_hdf5_open(const char *path, hid_t *file, int *fd, uint64_t *file_by
   int own = open(path, O_RDONLY | O_CLOEXEC);
   if (fd) *fd = own;
   if (own < 0) {
-    if (errno == ENOENT)
-      return ls_fail(err, LS_NOT_FOUND, "cannot open data set '%s': No such file or directory", path);
-    return ls_fail_errno(err, errno, "cannot open data set '%s'", path);
+    int why = errno;
+    char *whole = ls_path_whole(path);
+    ls_status status = ls_fail_errno(err, why, "cannot open data set '%s'", whole ? whole : path);
+    free(whole);
+    return status;
   }
   bool ordinary = fstat(own, &info) == 0 && S_ISREG(info.st_mode);
   if (!fd) close(own);

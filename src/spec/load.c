@@ -156,11 +156,42 @@ static ls_status make_absolute(char **location, const char *folder, struct ls_er
     ls_string_addf(&absolute, "%s%s", resolved, group ? group : "");
     free(*location);
     *location = ls_string_take(&absolute);
-  }  // else it may stand in the daemon's data folder: left as it is
+  }  // else left as it is: ls_spec_check_data tells it, where the data are needed
   free(name);
   free(group);
   free(beside);
   return LS_OK;
+}
+
+// `key`: "train", `location`: as make_absolute left it.
+static ls_status check_location(const char *path, const char *key, const char *location, struct ls_error *err) {
+  const char *colon = location ? strrchr(location, ':') : NULL;
+  char *file = !location ? strdup("") : colon ? strndup(location, (size_t)(colon - location)) : strdup(location);
+  char *folder = folder_of(path), *beside = file && folder ? ls_path_join(folder, file) : NULL;
+  char *first = beside ? ls_path_whole(beside) : NULL, *second = file ? ls_path_whole(file) : NULL;
+  ls_status status = LS_OK;
+  if (!first || !second)
+    status = ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+  else if (*file == '/' && access(file, F_OK) != 0)
+    status = ls_fail(err, LS_NOT_FOUND, "%s: key 'data.%s': there is no data set '%s'", path, key, file);
+  else if (*file && *file != '/' && strcmp(first, second) == 0)
+    status = ls_fail(err, LS_NOT_FOUND, "%s: key 'data.%s': there is no data set '%s'", path, key, first);
+  else if (*file && *file != '/')
+    status = ls_fail(err, LS_NOT_FOUND,
+                     "%s: key 'data.%s': data set '%s' is neither beside the job file ('%s') nor in the working folder "
+                     "('%s')",
+                     path, key, file, first, second);
+  free(file);
+  free(folder);
+  free(beside);
+  free(first);
+  free(second);
+  return status;
+}
+
+ls_status ls_spec_check_data(const char *path, const Lockstep__V1__Job *job, struct ls_error *err) {
+  LS_TRY(check_location(path, "train", job->data->train, err));
+  return check_location(path, "validation", job->data->validation, err);
 }
 
 static ls_status resolve_model(Lockstep__V1__Job *job, const char *folder, struct ls_error *err) {

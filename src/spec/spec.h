@@ -35,6 +35,9 @@ ls_status ls_spec_list_networks(char ***names, size_t *count, struct ls_error *e
 // every has_ flag of a field with a default true), data paths made absolute, checked.
 ls_status ls_spec_load_job(const char *path, const char *const *settings, size_t setting_count, Lockstep__V1__Job **job,
                            struct ls_error *err);
+// Are the job's data sets where it says? LS_NOT_FOUND with every path that was tried; relative ones are looked for beside
+// the job file, then in the working folder.
+ls_status ls_spec_check_data(const char *path, const Lockstep__V1__Job *job, struct ls_error *err);
 // Fills in defaults and checks a job that came by RPC (its paths must be absolute, its network inline).
 ls_status ls_spec_complete_job(Lockstep__V1__Job *job, struct ls_error *err);
 

@@ -54,6 +54,32 @@ def test_job_file_is_missing():
         sentence(place.run("train", place.path("none.yaml")), (2, 4), "none.yaml")
 
 
+def test_data_are_missing():
+    """Every command says in which folders it looked."""
+    with Place() as place:
+        os.makedirs(place.path("jobs"))
+        path = place.write("jobs/job.yaml", JOB)
+        beside, here = place.path("jobs/tiny.h5"), os.path.join(os.path.realpath(place.folder), "tiny.h5")
+        for command in ("train", "submit"):
+            sentence(place.run(command, path), (4,), "key 'data.train': data set 'tiny.h5'", f"beside the job file ('{beside}')",
+                     f"in the working folder ('{here}')")
+            sentence(place.run(command, path, "--set", "data.train=/nowhere/x.h5:/train"), (4,), "no data set '/nowhere/x.h5'")
+        assert not os.path.exists(place.path("runs"))
+        assert place.run("submit", path, "--dry-run").returncode == 0
+        for command in (("data", "inspect", "tiny.h5"), ("data", "bench", "./tiny.h5:/train"), ("data", "import", "tiny.h5", "x.h5")):
+            sentence(place.run(*command), (4,), f"'{here}'")
+        write_data(beside)
+        write_data(place.path("here.h5"))
+        trained = place.run("train", path, "--set", "epochs=1", "--output", place.path("run"))  # found beside the job file
+        assert trained.returncode == 0, trained
+        model = place.path("run/final.h5")
+        sentence(place.run("eval", model, "--data", "tiny.h5:/test"), (4,), f"'{here}'")
+        sentence(place.run("submit", path, "--set", "data.validation=gone.h5:/test"), (4,), "key 'data.validation'", "gone.h5')")
+        assert place.run("eval", model, "--data", "here.h5:/test").returncode == 0
+        os.remove(beside)
+        sentence(place.run("eval", model), (4,), f"'{os.path.realpath(place.folder)}/jobs/tiny.h5'")
+
+
 def test_data_that_do_not_fit():
     job_fails(JOB, (1, 2), "tiny.h5", "label 12", "0 to 9", data={"classes": 13, "labels": [0, 1, 12]})
     job_fails(JOB, (1, 2), "tiny.h5", "3", "1", data={"channels": 3})
