@@ -24,9 +24,6 @@ extern char **environ;
 struct gpu {
   struct nvml_gpu last;
   char said[256];  // problem that was logged
-  char failure[320];
-  int64_t rests_until_us;  // after a failure in a job
-  unsigned failures;
 };
 
 // What the thread pool works on; the loop's thread leaves it alone meanwhile.
@@ -44,6 +41,8 @@ struct devices {
   char cpu_description[128];
   struct gpu gpus[NVML_MAX_GPUS];
   unsigned gpu_count;
+  struct device_rest rests[NVML_MAX_GPUS];
+  unsigned rest_count;
   char no_gpu[320];
   struct question question;
   uv_timer_t timer;
@@ -127,7 +126,35 @@ static void ask(struct question *q) {
   if (q->answer.count > 0 && !q->probed) probe(q);
 }
 
-static bool resting(const struct gpu *g) { return g->rests_until_us > ls_time_us(); }
+// Of the GPU with that UUID; NULL: it has not failed.
+static const struct device_rest *rest_of(const struct devices *d, const char *uuid) {
+  for (unsigned i = 0; i < d->rest_count; i++) {
+    if (strcmp(d->rests[i].uuid, uuid) == 0) return &d->rests[i];
+  }
+  return NULL;
+}
+
+static const struct device_rest *resting(const struct devices *d, unsigned index) {
+  const struct device_rest *rest = rest_of(d, d->gpus[index].last.uuid);
+  return rest && rest->until_us > ls_time_us() ? rest : NULL;
+}
+
+// A place for it; with more GPUs than there ever are, that of the one whose rest is over first.
+static struct device_rest *place_for(struct devices *d, const char *uuid) {
+  struct device_rest *rest = (struct device_rest *)(uintptr_t)rest_of(d, uuid);
+  if (rest) return rest;
+  if (d->rest_count < NVML_MAX_GPUS) {
+    rest = &d->rests[d->rest_count++];
+  } else {
+    rest = d->rests;
+    for (unsigned i = 1; i < d->rest_count; i++) {
+      if (d->rests[i].until_us < rest->until_us) rest = &d->rests[i];
+    }
+  }
+  *rest = (struct device_rest){.until_us = 0};
+  snprintf(rest->uuid, sizeof rest->uuid, "%s", uuid);
+  return rest;
+}
 static bool silent(const struct devices *d) { return d->asking && ls_time_us() - d->asked_us > SILENCE_US; }
 
 static void log_health(struct devices *d) {
@@ -221,7 +248,7 @@ const char *devices_no_gpu(const struct devices *d) { return d->no_gpu[0] ? d->n
 uint64_t devices_healthy(const struct devices *d) {
   uint64_t mask = 0;
   for (unsigned i = 0; i < d->gpu_count && !silent(d); i++) {
-    if (!d->gpus[i].last.problem[0] && !resting(&d->gpus[i])) mask |= UINT64_C(1) << i;
+    if (!d->gpus[i].last.problem[0] && !resting(d, i)) mask |= UINT64_C(1) << i;
   }
   return mask;
 }
@@ -236,29 +263,38 @@ uint64_t devices_taken(const struct devices *d) {
 
 void devices_reason(const struct devices *d, unsigned index, bool held, char *text, size_t size) {
   const struct gpu *g = &d->gpus[index];
+  const struct device_rest *rest = resting(d, index);
   *text = 0;
   if (g->last.problem[0]) {
     snprintf(text, size, "%s", g->last.problem);
   } else if (silent(d)) {
     snprintf(text, size, "does not answer: the NVIDIA driver has been silent for over %d s", SILENCE_US / US_PER_S);
-  } else if (resting(g)) {
-    time_t until = (time_t)(g->rests_until_us / US_PER_S);
+  } else if (rest) {
+    time_t until = (time_t)(rest->until_us / US_PER_S);
     struct tm parts;
     char clock[16] = "";
     if (localtime_r(&until, &parts)) strftime(clock, sizeof clock, "%H:%M:%S", &parts);
-    snprintf(text, size, "failed (%s), is tried again at %s", g->failure, clock);
+    snprintf(text, size, "failed (%s), is tried again at %s", rest->failure, clock);
   } else if (!held && g->last.exclusive && g->last.user_pid) {
     snprintf(text, size, "is in exclusive mode, and process %u uses it", g->last.user_pid);
   }
 }
 
-void devices_failed(struct devices *d, unsigned index, const char *why) {
-  struct gpu *g = &d->gpus[index];
+const struct device_rest *devices_failed(struct devices *d, unsigned index, const char *why) {
+  const struct device_rest *known = resting(d, index);
+  if (known && strcmp(known->failure, why) == 0) return NULL;
+  struct device_rest *rest = place_for(d, d->gpus[index].last.uuid);
   int64_t rest_s = d->options.retry_s;
-  for (unsigned i = 0; i < g->failures && rest_s < MAX_RETRY_S; i++) rest_s *= 2;
+  for (unsigned i = 0; i < rest->failures && rest_s < MAX_RETRY_S; i++) rest_s *= 2;
   if (rest_s > MAX_RETRY_S) rest_s = MAX_RETRY_S;
-  g->failures++;
-  g->rests_until_us = ls_time_us() + rest_s * US_PER_S;
-  snprintf(g->failure, sizeof g->failure, "%s", why);
+  rest->failures++;
+  rest->until_us = ls_time_us() + rest_s * US_PER_S;
+  snprintf(rest->failure, sizeof rest->failure, "%s", why);
+  log_health(d);
+  return rest;
+}
+
+void devices_restore(struct devices *d, const struct device_rest *rest) {
+  *place_for(d, rest->uuid) = *rest;
   log_health(d);
 }

@@ -2,7 +2,7 @@
 //
 // GPUs are asked for every two seconds, in libuv's thread pool, as the driver may block for long when a GPU is in trouble.
 // A GPU is unhealthy while the driver says so, and for some minutes after a coordinator ended because of it; twice as long
-// each further time. Device i of either kind is bit i of a mask. Everything here is called from the loop's thread.
+// each further time, over restarts of the daemon. Device i of either kind is bit i of a mask. Everything here is called from the loop's thread.
 #ifndef LS_DAEMON_DEVICES_H
 #define LS_DAEMON_DEVICES_H
 
@@ -19,6 +19,14 @@ struct devices_options {
 };
 
 struct devices;
+
+// A GPU that is left alone after failures in jobs, by its UUID: its number may change.
+struct device_rest {
+  char uuid[96];
+  int64_t until_us;
+  unsigned failures;
+  char failure[320];  // the last
+};
 
 // Asks once before it returns.
 ls_status devices_new(const struct devices_options *options, struct devices **devices, struct ls_error *err);
@@ -39,7 +47,10 @@ uint64_t devices_healthy(const struct devices *devices);
 uint64_t devices_taken(const struct devices *devices);
 // Why GPU `index` is not to be used; "" when it is healthy (then it may be taken, unless it is `held` by a job).
 void devices_reason(const struct devices *devices, unsigned index, bool held, char *text, size_t size);
-// A coordinator ended because of it.
-void devices_failed(struct devices *devices, unsigned index, const char *why);
+// A coordinator ended because of it. What is to be kept over a restart of the daemon; NULL: nothing new. The same failure
+// told again, as after a restart in between, counts once.
+const struct device_rest *devices_failed(struct devices *devices, unsigned index, const char *why);
+// What was kept.
+void devices_restore(struct devices *devices, const struct device_rest *rest);
 
 #endif

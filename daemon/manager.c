@@ -155,6 +155,10 @@ static void recover(struct manager *m) {
   }
 }
 
+static void on_rest(void *user, const struct device_rest *rest) {
+  devices_restore(((struct manager *)user)->devices, rest);
+}
+
 static ls_status open_all(struct manager *m, struct ls_error *err) {
   LS_TRY(ls_folder_make(m->options.state, 0750, err));
   LS_TRY(lock_state(m, err));
@@ -165,6 +169,7 @@ static ls_status open_all(struct manager *m, struct ls_error *err) {
   if (status == LS_OK) status = store_open(database, &m->store, err);
   free(database);
   if (status != LS_OK) return status;
+  LS_TRY(store_load_rests(m->store, on_rest, m, err));
   LS_TRY(store_load(m->store, m->folder_of_jobs, add, m, err));
   LS_TRY(open_nudge(m, err));
   uv_timer_init(m->options.loop, &m->timer);

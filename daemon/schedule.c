@@ -117,7 +117,9 @@ static void blame_device(struct manager *m, const struct job *job) {
     if (!(job->gpu_mask >> i & 1) || failed-- > 0) continue;
     snprintf(why, sizeof why, "job %s: %.256s", job->id_text,
              job->outcome_reason[0] ? job->outcome_reason : "no reason");
-    devices_failed(m->devices, i, why);
+    const struct device_rest *rest = devices_failed(m->devices, i, why);
+    struct ls_error err = LS_ERROR_INIT;
+    if (rest && store_save_rest(m->store, rest, &err) != LS_OK) ls_log(LS_LOG_ERROR, "gpu%u: %s", i, err.text);
   }
 }
 

@@ -1,18 +1,28 @@
-// The job store: see store.h. One table; the specification is a packed lockstep.v1.Job.
+// The job store: see store.h. A table of jobs, whose specification is a packed lockstep.v1.Job, and one of failed devices.
 #include "daemon/store.h"
 
 #include <inttypes.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT = 2 };
+enum { FORMAT = 3 };
 
 struct store {
   sqlite3 *db;
   sqlite3_stmt *insert, *save;
   char *path;
 };
+
+#define DEVICE_REST             \
+  "CREATE TABLE device_rest ("  \
+  " uuid TEXT PRIMARY KEY,"     \
+  " until_us INTEGER NOT NULL," \
+  " failures INTEGER NOT NULL," \
+  " failure TEXT NOT NULL"      \
+  ") STRICT;"                   \
+  "PRAGMA user_version = 3;"
 
 static const char schema[] =
     "CREATE TABLE job ("
@@ -32,13 +42,11 @@ static const char schema[] =
     " stop INTEGER NOT NULL DEFAULT 0,"
     " device_mask INTEGER NOT NULL DEFAULT 0,"
     " gpu_mask INTEGER NOT NULL DEFAULT 0"
-    ") STRICT;"
-    "PRAGMA user_version = 2;";
+    ") STRICT;" DEVICE_REST;
 
-// From format 1, which knew no GPUs.
-static const char from_1[] =
-    "ALTER TABLE job ADD COLUMN gpu_mask INTEGER NOT NULL DEFAULT 0;"
-    "PRAGMA user_version = 2;";
+// From format 1, which knew no GPUs, and 2, which forgot that they had failed.
+static const char from_1[] = "ALTER TABLE job ADD COLUMN gpu_mask INTEGER NOT NULL DEFAULT 0;" DEVICE_REST;
+static const char from_2[] = DEVICE_REST;
 
 static ls_status failed(struct store *s, const char *what, struct ls_error *err) {
   int code = sqlite3_errcode(s->db);
@@ -69,7 +77,7 @@ static ls_status prepare_store(struct store *s, struct ls_error *err) {
     return ls_fail(err, LS_UNSUPPORTED, "the job store '%s' has format %" PRId64 ", this lockstepd knows up to %d",
                    s->path, format, FORMAT);
   }
-  const char *change = format == 0 ? schema : format == 1 ? from_1 : NULL;
+  const char *change = format == 0 ? schema : format == 1 ? from_1 : format == 2 ? from_2 : NULL;
   if (change && (!run(s, "BEGIN IMMEDIATE") || !run(s, change) || !run(s, "COMMIT"))) {
     return failed(s, "set up", err);
   }
@@ -220,5 +228,37 @@ ls_status store_save(struct store *s, const struct job *job, struct ls_error *er
   sqlite3_bind_int64(row, 12, (int64_t)job->id);
   ls_status status = sqlite3_step(row) == SQLITE_DONE ? LS_OK : failed(s, "write to", err);
   sqlite3_reset(row);
+  return status;
+}
+
+ls_status store_save_rest(struct store *s, const struct device_rest *rest, struct ls_error *err) {
+  static const char sql[] = "INSERT OR REPLACE INTO device_rest (uuid, until_us, failures, failure) VALUES (?,?,?,?)";
+  sqlite3_stmt *row = NULL;
+  bool good = sqlite3_prepare_v2(s->db, sql, -1, &row, NULL) == SQLITE_OK &&
+              sqlite3_bind_text(row, 1, rest->uuid, -1, SQLITE_STATIC) == SQLITE_OK &&
+              sqlite3_bind_int64(row, 2, rest->until_us) == SQLITE_OK &&
+              sqlite3_bind_int64(row, 3, rest->failures) == SQLITE_OK &&
+              sqlite3_bind_text(row, 4, rest->failure, -1, SQLITE_STATIC) == SQLITE_OK &&
+              sqlite3_step(row) == SQLITE_DONE;
+  ls_status status = good ? LS_OK : failed(s, "write to", err);
+  sqlite3_finalize(row);
+  return status;
+}
+
+ls_status store_load_rests(struct store *s, void (*each)(void *user, const struct device_rest *rest), void *user,
+                           struct ls_error *err) {
+  static const char sql[] = "SELECT uuid, until_us, failures, failure FROM device_rest ORDER BY until_us";
+  sqlite3_stmt *rows = NULL;
+  if (sqlite3_prepare_v2(s->db, sql, -1, &rows, NULL) != SQLITE_OK) return failed(s, "read", err);
+  int code;
+  while ((code = sqlite3_step(rows)) == SQLITE_ROW) {
+    struct device_rest rest = {.until_us = sqlite3_column_int64(rows, 1),
+                               .failures = (unsigned)sqlite3_column_int64(rows, 2)};
+    snprintf(rest.uuid, sizeof rest.uuid, "%s", (const char *)sqlite3_column_text(rows, 0));
+    snprintf(rest.failure, sizeof rest.failure, "%s", (const char *)sqlite3_column_text(rows, 3));
+    each(user, &rest);
+  }
+  ls_status status = code == SQLITE_DONE ? LS_OK : failed(s, "read", err);
+  sqlite3_finalize(rows);
   return status;
 }

@@ -1,7 +1,8 @@
-// The job store: SQLite, `synchronous=FULL`. What it has acknowledged survives a power cut.
+// The job store, with what is known of failed devices: SQLite, `synchronous=FULL`. What it has acknowledged survives a power cut.
 #ifndef LS_DAEMON_STORE_H
 #define LS_DAEMON_STORE_H
 
+#include "daemon/devices.h"
 #include "daemon/job.h"
 
 struct store;
@@ -23,5 +24,10 @@ void store_roll_back(struct store *store);
 
 // Saves what changes in a job's life. Durable on return.
 ls_status store_save(struct store *store, const struct job *job, struct ls_error *err);
+
+// GPUs that failed in jobs. Durable on return.
+ls_status store_save_rest(struct store *store, const struct device_rest *rest, struct ls_error *err);
+ls_status store_load_rests(struct store *store, void (*each)(void *user, const struct device_rest *rest), void *user,
+                           struct ls_error *err);
 
 #endif

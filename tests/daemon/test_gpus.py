@@ -2,6 +2,7 @@
 in the place of the coordinator says what it was given and how it ends."""
 import json
 import os
+import sqlite3
 import sys
 
 from test_daemon import http_port, in_state, request, show, submit  # noqa: F401
@@ -213,6 +214,43 @@ def test_failed_device_is_left_alone():
         table = place.run("devices").stdout
         assert f"gpu2 failed (job {job}: unspecified launch failure), is tried again at " in table, table
         assert place.submit(job_text)
+
+
+def test_failure_outlives_the_daemon():
+    """A GPU's rest, and how often it failed, are known again after a crash of the daemon, by its UUID."""
+    job_text = GPU_JOB.replace("count: 2", "count: 4, at_least: 2")
+    with GpuPlace(*["good"] * 4, script="device=2 done") as place:
+        place.start("--device-retry", "3600")
+        job = place.submit(job_text)
+        in_state(place, job, "succeeded")
+        says = f"gpu2 failed (job {job}: unspecified launch failure), is tried again at "
+        until = place.devices()["gpu2"]["reason"]
+        for _ in range(2):
+            place.daemon.kill()
+            place.daemon.wait()
+            place.start("--device-retry", "3600")
+            assert place.healthy() == ["gpu0", "gpu1", "gpu3"]
+            assert place.devices()["gpu2"]["reason"] == until and says in place.run("devices").stdout
+        in_state(place, place.submit(job_text), "succeeded")
+        store = sqlite3.connect(f"file:{place.path('daemon/lockstep.db')}?mode=ro", uri=True)
+        assert store.execute("SELECT uuid, failures FROM device_rest").fetchall() == [("GPU-fake-2", 1)]
+        store.close()
+
+
+def test_store_of_older_formats():
+    """What a lockstepd wrote that knew no GPUs, or forgot their failures, is read."""
+    with GpuPlace("good", "good") as place:
+        place.start()
+        first = place.submit()
+        in_state(place, first, "succeeded")
+        for version, undo in ((2, ""), (1, "ALTER TABLE job DROP COLUMN gpu_mask;")):
+            place.stop_daemon()
+            store = sqlite3.connect(place.path("daemon/lockstep.db"))
+            store.executescript(f"DROP TABLE device_rest; {undo} PRAGMA user_version = {version}")
+            store.close()
+            place.start()
+            in_state(place, first, "succeeded")
+            in_state(place, place.submit(), "succeeded")
 
 
 def test_failed_device_is_tried_again():
