@@ -46,8 +46,8 @@ struct device_worker {
   float *shard_metrics;  // [its shards, LS_METRICS] of an evaluation
   struct ls_binding *evaluation[LS_MAX_WORKERS];
   struct device_host *host;
-  struct ls_transport *transport;  // devices that do not reach each other (device_apart.c)
-  float *staging;                  // ... the others' gradients for its slice
+  struct ls_transport *transport;  // between devices (device_apart.c); NULL: WAY_REACH
+  float *staging;                  // WAY_MESSAGES: the others' gradients for its slices
   struct device_recording {
     struct ls_recording *made;
     int runs;
@@ -73,17 +73,18 @@ ls_status device_spread(struct trainer *trainer, struct ls_error *err);
 ls_status device_gather(struct trainer *trainer, struct ls_error *err);
 
 // device_apart.c. All workers: finds out whether they reach each other's memory (apart.needed was set where not), cuts the
-// slabs into buckets, and connects the workers by a transport if they do not.
+// slabs into buckets, and connects the workers by a transport if they do not, or if that may sum faster.
 ls_status device_separate(struct worker *worker, struct ls_error *err);
 void device_separate_release(struct worker *worker);
-static inline bool device_is_apart(const struct trainer *trainer) { return trainer->apart.transfers != NULL; }
+static inline enum device_way device_way(const struct trainer *trainer) { return trainer->apart.way; }
 // Where this worker finds the gradients of worker `of` (by index in the slab; at least those of its own slice of a bucket),
 // what lies behind them, and the flag of an overflow.
 const float *device_part(const struct worker *worker, int bucket, int of);
 const float *device_tail(const struct worker *worker, int of);
 const uint32_t *device_overflow(const struct worker *worker, int of);
-// Only where devices are apart, on the communication stream: the exchanges before and behind the update of a bucket, and the
-// one of what lies behind the gradients (once all are there).
+// Only with a transport, on the communication stream: the exchange before the update of a bucket, the one of what lies behind
+// the gradients (once all are there), and with WAY_MESSAGES the one behind the update. With WAY_SUMS the gradients of all lie
+// in this worker's slab afterwards; those of the statistics come with what lies behind.
 ls_status device_send_gradients(struct worker *worker, int bucket, struct ls_error *err);
 ls_status device_send_parameters(struct worker *worker, int bucket, struct ls_error *err);
 ls_status device_send_tails(struct worker *worker, struct ls_error *err);

@@ -25,6 +25,8 @@
 // - Nothing of the next step begins before the host has seen `ended`, which stands behind all the rest (the last bucket waits
 //   for the whole pass), and has met the others, who have seen theirs: parameters are new, gradients, staging and the numbers
 //   of the step are free. Only the upload of the next batch runs ahead: into memory that the input kernel has done with.
+// - `reduce: fast` sums a bucket's gradients where they lie, behind this worker's own computed[bucket]: nobody reads learned
+//   ones but updates. Statistics, which the pass still reads, are summed and updated behind all of it (device_apart.c).
 // - With float16's loss scale nothing may change if anybody's gradients are out of range, which is known at the end of the
 //   pass: messages go off bucket by bucket, updates all come behind the last.
 //
@@ -130,7 +132,7 @@ static ls_status enqueue_shards(struct worker *w, int bucket, struct ls_error *e
   LS_TRY(ls_binding_backward_part(w->bindings[last], done, t->bucket_operations[bucket], NULL, err));
   // What lies behind the slab is of the forward pass.
   LS_TRY(merge(w, last, x->cut[bucket], first_part ? t->gradient_floats : x->cut[bucket + 1], err));
-  if (t->dtype != LS_F16 || bucket > 0) return LS_OK;
+  if (t->dtype != LS_F16 || bucket > 0 || device_way(t) == WAY_SUMS) return LS_OK;
   // What is out of range in one of the workers' sums is so in every sum of them, however many there are.
   return w->backend.ops->device->check_finite(&w->backend, NULL, w->gradients[0], t->summed_floats, w->device->overflow,
                                               err);
@@ -164,16 +166,20 @@ static ls_status compute(struct worker *w, struct ls_error *err) {
   return LS_OK;
 }
 
+// How many tails make the whole: where the transport sums, worker 0's is everybody's.
+static int tail_count(const struct trainer *t) { return device_way(t) == WAY_SUMS ? 1 : t->workers; }
+
 // Worker 0: the metrics of all shards and whether any gradient is out of range, on their way to the host.
 static ls_status ask_for_metrics(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
   const struct ls_backend_ops *ops = w->backend.ops;
   struct ls_stream *on = d->communication;
-  const float *metrics[LS_MAX_WORKERS];
-  for (int i = 0; i < t->workers; i++) metrics[i] = device_tail(w, i);
-  LS_TRY(ops->device->tree_sum(&w->backend, on, d->metrics, metrics, t->workers, LS_METRICS, err));
-  for (int i = 0; i < t->workers && t->dtype == LS_F16; i++) {
+  int parts = tail_count(t);
+  const float *metrics[LS_MAX_WORKERS] = {NULL};
+  for (int i = 0; i < parts; i++) metrics[i] = device_tail(w, i);
+  LS_TRY(ops->device->tree_sum(&w->backend, on, d->metrics, metrics, parts, LS_METRICS, err));
+  for (int i = 0; i < parts && t->dtype == LS_F16; i++) {
     LS_TRY(ops->download(&w->backend, on, &d->host->overflow[i], device_overflow(w, i), sizeof(uint32_t), err));
   }
   return ops->download(&w->backend, on, d->host->metrics, d->metrics, sizeof d->host->metrics, err);
@@ -185,14 +191,31 @@ static ls_status await_bucket(struct worker *w, int bucket, struct ls_error *err
   struct trainer *t = w->trainer;
   struct ls_stream *on = w->device->communication;
   for (int i = 0; i < t->workers; i++) {
-    if (i == w->index ? !on : device_is_apart(t)) continue;
+    if (i == w->index ? !on : device_way(t) != WAY_REACH) continue;
     LS_TRY(w->backend.ops->stream_wait_event(&w->backend, on, t->worker[i].device->computed[bucket], err));
   }
-  return device_is_apart(t) ? device_send_gradients(w, bucket, err) : LS_OK;
+  return device_way(t) != WAY_REACH ? device_send_gradients(w, bucket, err) : LS_OK;
+}
+
+// [begin, end) of the slab, updated from one part, the sum over all workers. The same on every device.
+static ls_status update_summed(struct worker *w, int64_t begin, int64_t end, struct ls_error *err) {
+  const struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  struct ls_update update = {.part = {w->gradients[0]},
+                             .overflow = {t->dtype == LS_F16 ? d->overflow : NULL},
+                             .parts = 1,
+                             .parameters = d->slabs->parameters,
+                             .momentum = d->slabs->momentum,
+                             .rules = d->slabs->rules,
+                             .rule_of_line = d->slabs->rule_of_line,
+                             .numbers = d->numbers,
+                             .begin = begin,
+                             .end = end};
+  return begin < end ? w->backend.ops->device->update(&w->backend, d->communication, &update, err) : LS_OK;
 }
 
 // Sums this worker's slice of a bucket over all workers and updates it, on all devices.
-static ls_status update_bucket(struct worker *w, int bucket, struct ls_error *err) {
+static ls_status update_slice(struct worker *w, int bucket, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
   struct ls_update update = {.parts = t->workers,
@@ -201,17 +224,36 @@ static ls_status update_bucket(struct worker *w, int bucket, struct ls_error *er
                              .rules = d->slabs->rules,
                              .rule_of_line = d->slabs->rule_of_line,
                              .numbers = d->numbers};
-  bool apart = device_is_apart(t);
   for (int i = 0; i < t->workers; i++) {
     update.part[i] = device_part(w, bucket, i);
     if (t->dtype == LS_F16) update.overflow[i] = device_overflow(w, i);
   }
-  for (int i = 0; i < t->devices && !apart; i++) {
+  for (int i = 0; i < t->devices && device_way(t) == WAY_REACH; i++) {
     if (&t->slabs[i] != d->slabs) update.copy[update.copies++] = t->slabs[i].parameters;
   }
   ls_exchange_slice(&t->exchange, bucket, w->index, &update.begin, &update.end);
   if (update.begin < update.end) LS_TRY(w->backend.ops->device->update(&w->backend, d->communication, &update, err));
-  return apart ? device_send_parameters(w, bucket, err) : LS_OK;
+  return device_way(t) == WAY_MESSAGES ? device_send_parameters(w, bucket, err) : LS_OK;
+}
+
+static ls_status update_bucket(struct worker *w, int bucket, struct ls_error *err) {
+  const struct trainer *t = w->trainer;
+  int64_t end = t->exchange.cut[bucket + 1], learned = t->learned_floats;
+  if (device_way(t) != WAY_SUMS) return update_slice(w, bucket, err);
+  return update_summed(w, t->exchange.cut[bucket], end < learned ? end : learned, err);
+}
+
+// What is exchanged behind the whole pass: metrics, flags; sums of statistics.
+static ls_status exchange_tails(struct worker *w, struct ls_error *err) {
+  const struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  LS_TRY(device_send_tails(w, err));
+  if (device_way(t) != WAY_SUMS) return LS_OK;
+  // What is out of range on one device is so in the sum, and that is the same on all of them.
+  if (t->dtype == LS_F16)
+    LS_TRY(w->backend.ops->device->check_finite(&w->backend, d->communication, w->gradients[0], t->summed_floats,
+                                                d->overflow, err));
+  return update_summed(w, t->learned_floats, t->summed_floats, err);
 }
 
 // Everything behind the gradients, enqueued: see the top.
@@ -225,7 +267,7 @@ static ls_status communicate(struct worker *w, struct ls_error *err) {
     LS_TRY(await_bucket(w, b, err));
     if (!late) LS_TRY(update_bucket(w, b, err));
   }
-  if (device_is_apart(t)) LS_TRY(device_send_tails(w, err));
+  if (device_way(t) != WAY_REACH) LS_TRY(exchange_tails(w, err));
   for (int b = t->exchange.buckets - 1; b >= 0 && late; b--) LS_TRY(update_bucket(w, b, err));
   return w->index == 0 ? ask_for_metrics(w, err) : LS_OK;
 }
@@ -254,7 +296,7 @@ static ls_status end_step(struct worker *w, struct ls_error *err) {
   const struct device_host *host = w->device->host;
   for (int i = 0; i < LS_METRICS; i++) t->metrics[i] = host->metrics[i];
   bool overflow = false;
-  for (int i = 0; i < t->workers && t->dtype == LS_F16; i++) overflow |= host->overflow[i] != 0;
+  for (int i = 0; i < tail_count(t) && t->dtype == LS_F16; i++) overflow |= host->overflow[i] != 0;
   if (t->dtype == LS_F16 && !ls_loss_scale_step(&t->loss_scale, overflow)) {
     return ls_fail(err, LS_DIVERGED,
                    "the gradients of step %" PRIu64
@@ -279,7 +321,7 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   LS_TRY(ops->upload(&w->backend, NULL, d->steps, d->host->steps, bytes, err));
   LS_TRY(make_input(w, err));
   LS_TRY(compute(w, err));
-  if (!device_is_apart(t) && !ls_barrier_wait(&t->barrier)) return stopped(err);  // all are enqueued
+  if (device_way(t) == WAY_REACH && !ls_barrier_wait(&t->barrier)) return stopped(err);  // all are enqueued
   LS_TRY(communicate(w, err));
   LS_TRY(let_go(w, err));
   device_says(w, LS_WATCH_INPUT);

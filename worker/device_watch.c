@@ -37,7 +37,7 @@ ls_status device_wait(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   const struct device_worker *d = w->device;
   int64_t begin_ns = ls_clock_ns();
-  if (device_is_apart(t))
+  if (d->transport)
     LS_TRY(t->apart.ops->wait(d->transport, d->communication, d->computed[0], d->step, err));
   else
     LS_TRY(wait_for_end(w, err));

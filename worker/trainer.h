@@ -65,12 +65,21 @@ struct worker {
   struct ls_error error;         // why this worker failed
 };
 
-// Devices that cannot reach each other's memory: device_apart.c.
+// How gradients and parameters come from device to device.
+enum device_way {
+  WAY_REACH,     // everybody reads the others' gradients where they lie, and writes its slice of all parameters
+  WAY_MESSAGES,  // the same by messages of a transport: devices that cannot reach each other's memory
+  WAY_SUMS,      // the transport sums, everybody updates everything (`reduce: fast`)
+};
+
+// A transport between devices: device_apart.c.
 struct apart {
   const struct ls_transport_ops *ops;
-  atomic_bool needed;
+  atomic_bool needed;   // some cannot reach each other's memory
+  atomic_bool refused;  // a rank did not get its end of a transport that they can do without
+  enum device_way way;
   struct ls_transport_id id;
-  struct ls_transfer *transfers;  // [workers][LS_EXCHANGE_TRANSFERS]: scratch; NULL: they reach each other
+  struct ls_transfer *transfers;  // [workers][LS_EXCHANGE_TRANSFERS]: scratch of WAY_MESSAGES
 };
 
 struct trainer {

@@ -34,6 +34,8 @@ static struct {
   ncclResult_t (*group_end)(void);
   ncclResult_t (*send)(const void *from, size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t);
   ncclResult_t (*receive)(void *to, size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t);
+  ncclResult_t (*all_reduce)(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t operation,
+                             ncclComm_t comm, cudaStream_t);
 } lib;
 
 static char lib_problem[256];
@@ -55,6 +57,7 @@ static const struct {
     {"ncclGroupEnd", &lib.group_end},
     {"ncclSend", &lib.send},
     {"ncclRecv", &lib.receive},
+    {"ncclAllReduce", &lib.all_reduce},
 };
 
 static void load(void) {
@@ -181,6 +184,13 @@ static ls_status exchange(struct ls_transport *n, struct ls_stream *stream, cons
                 atomic_load(&n->options.watch->limit_ns), err);
 }
 
+static ls_status sum(struct ls_transport *n, struct ls_stream *stream, float *values, int64_t count,
+                     struct ls_error *err) {
+  cudaStream_t on = device_stream(n->options.backend->state, stream);
+  ncclResult_t result = lib.all_reduce(values, values, (size_t)count, ncclFloat32, ncclSum, n->comm, on);
+  return settle(n, result, "summing gradients", atomic_load(&n->options.watch->limit_ns), err);
+}
+
 // Sets *idle once everything on the stream is done.
 static ls_status look(struct ls_transport *n, cudaStream_t on, bool *idle, struct ls_error *err) {
   ncclResult_t result = ncclSuccess;
@@ -215,7 +225,7 @@ static ls_status wait_for(struct ls_transport *n, struct ls_stream *stream, stru
 }
 
 static const struct ls_transport_ops nccl_ops = {
-    .id_new = id_new, .open = open_rank, .close = close_rank, .exchange = exchange, .wait = wait_for};
+    .id_new = id_new, .open = open_rank, .close = close_rank, .exchange = exchange, .sum = sum, .wait = wait_for};
 
 const struct ls_transport_ops *ls_transport_nccl(void) { return &nccl_ops; }
 

@@ -1,5 +1,5 @@
 // A way between devices that cannot reach each other's memory: carries out the messages of exchange.h. nccl.c is the one for
-// GPUs; tests bring their own.
+// GPUs; tests bring their own. Where results may differ from run to run it also sums (ncclAllReduce).
 //
 // NCCL is loaded when its first communicator is made (libnccl.so.2; LOCKSTEP_NCCL names another file): a build with CUDA
 // needs its header only, and a machine where GPUs reach each other needs no NCCL at all. Nothing blocks for good: whoever
@@ -36,6 +36,10 @@ struct ls_transport_ops {
   // Enqueues messages as one group, so that their order cannot lock anything up; `staging` may be NULL where none goes there.
   ls_status (*exchange)(struct ls_transport *transport, struct ls_stream *stream, const struct ls_transfer *transfers,
                         int count, float *slab, float *staging, struct ls_error *err);
+  // Enqueues: each of `count` values becomes their sum over all ranks, the same on all, in an order that is the transport's own
+  // (`reduce: fast`). NULL: it has no such sums.
+  ls_status (*sum)(struct ls_transport *transport, struct ls_stream *stream, float *values, int64_t count,
+                   struct ls_error *err);
   // Waits until all that was enqueued on the stream is done. `computed`: recorded in front of the exchange of `step`. An
   // error names the rank that is stuck or lost, its device and the step.
   ls_status (*wait)(struct ls_transport *transport, struct ls_stream *stream, struct ls_event *computed, uint64_t step,

@@ -25,7 +25,7 @@ static int waits_for(const struct ls_plan *plan, const struct plan_step *step, i
   const struct plan_value *v = &plan->values[step->value[tensor]];
   bool reads = tensor < step->op.desc.inputs;
   if (v->kind == LS_VALUE_PARAMETER && reads) return v->index;
-  return v->kind == LS_VALUE_GRADIENT && !reads ? v->index : -1;
+  return v->kind == LS_VALUE_GRADIENT && (!reads || plan->parameters[v->index].parameter->learned) ? v->index : -1;
 }
 
 static void find_done(const struct ls_plan *plan, struct entry *entries, int count) {

@@ -91,8 +91,8 @@ size_t ls_plan_scratch_bytes(
 size_t ls_plan_unshared_bytes(const struct ls_plan *plan);  // the activations if nothing were reused; without scratch
 
 // Training: a stretch of the gradient slab, [begin, end) in floats, whole lines. After so many operations of the backward pass
-// every gradient in it is written, and no later one reads a parameter that lies there (gradients may be: batch norms read
-// their statistics): its sum may be made and its parameters overwritten while the pass goes on.
+// every gradient in it is written, and no later one reads a parameter that lies there or a learned one's gradient (batch
+// norms read their statistics): sums may be made and its parameters overwritten while the pass goes on.
 enum { LS_PLAN_BUCKETS = 8 };
 struct ls_plan_bucket {
   int64_t begin, end;

@@ -1,5 +1,5 @@
 // The training step on devices, as streams see it: every access to memory is ordered against every other that matters, with
-// one bucket or several, on devices that reach each other, share one, or exchange messages, recorded or not. And the checker
+// one bucket or several, on devices that reach each other, share one, exchange messages or sums, recorded or not. And the checker
 // sees what is out of order: each fault that is ordered (watched.h) is found.
 #include "races/watched.h"
 
@@ -90,14 +90,39 @@ static ls_status watched_exchange(struct ls_transport *transport, struct ls_stre
   return LS_OK;
 }
 
+// Every rank's values are read behind its own point, and written behind everybody's.
+static ls_status watched_sum(struct ls_transport *transport, struct ls_stream *stream, float *values, int64_t count,
+                             struct ls_error *err) {
+  static clock_of came[RANKS][2];
+  static _Thread_local unsigned sums;
+  int rank = transport->options.rank, turn = (int)(sums++ % 2);
+  struct work_item item = {.what = "sum"};
+  struct ls_backend *backend = transport->options.backend;
+  const struct ls_stream *on = stream_of(backend, stream);
+  add(&item, values, (size_t)count * sizeof(float), true);
+  tell(backend, stream, &item);
+  pthread_mutex_lock(&order.lock);
+  memcpy(came[rank][turn], order.now[on->actor], sizeof(clock_of));
+  pthread_mutex_unlock(&order.lock);
+  LS_TRY(wire_sum(transport, stream, values, count, err));
+  pthread_mutex_lock(&order.lock);
+  for (int r = 0; r < transport->options.ranks; r++) join(order.now[on->actor], came[r][turn]);
+  pthread_mutex_unlock(&order.lock);
+  return LS_OK;
+}
+
 static ls_status watched_wait(struct ls_transport *transport, struct ls_stream *stream, struct ls_event *computed,
                               uint64_t step, struct ls_error *err) {
   LS_TRY(wire_wait(transport, stream, computed, step, err));
   return fault == FAULT_NO_END ? LS_OK : watched_wait_idle(transport->options.backend, stream, err);
 }
 
-static const struct ls_transport_ops watched_wire = {
-    .id_new = wire_id, .open = wire_open, .close = wire_close, .exchange = watched_exchange, .wait = watched_wait};
+static const struct ls_transport_ops watched_wire = {.id_new = wire_id,
+                                                     .open = wire_open,
+                                                     .close = wire_close,
+                                                     .exchange = watched_exchange,
+                                                     .sum = watched_sum,
+                                                     .wait = watched_wait};
 
 // --- the tests
 
@@ -105,7 +130,7 @@ struct how {
   const char *setting;
   unsigned workers, devices;
   int buckets;
-  bool apart;
+  bool apart, fast;
 };
 
 // Trains; returns how many races there were.
@@ -117,6 +142,7 @@ static int races(const struct how *how) {
   snprintf(folder, sizeof folder, "run-%d", runs++);
   Lockstep__V1__Job *job = small_job(how->setting);
   job->epochs = 1;
+  if (how->fast) job->reduce = LOCKSTEP__V1__REDUCE__REDUCE_FAST;
   char *path = small_path(folder);
   assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
   ls_barrier_init(&wire.barrier, (int)how->workers, false);
@@ -142,8 +168,10 @@ static int races(const struct how *how) {
 static void test_no_races(void **state) {
   (void)state;
   static const char *const precisions[] = {"precision=float32", "precision=bfloat16", "precision=float16"};
-  static const struct how on[] = {{NULL, 1, 1, 0, false}, {NULL, 4, 4, 0, false}, {NULL, 4, 2, 0, false},
-                                  {NULL, 2, 2, 0, false}, {NULL, 2, 2, 0, true},  {NULL, 4, 4, 0, true}};
+  static const struct how on[] = {{NULL, 1, 1, 0, false, false}, {NULL, 4, 4, 0, false, false},
+                                  {NULL, 4, 2, 0, false, false}, {NULL, 2, 2, 0, false, false},
+                                  {NULL, 2, 2, 0, true, false},  {NULL, 4, 4, 0, true, false},
+                                  {NULL, 4, 4, 0, false, true},  {NULL, 2, 2, 0, true, true}};
   for (size_t p = 0; p < 3; p++) {
     for (size_t i = 0; i < sizeof on / sizeof *on; i++) {
       for (int buckets = p == 1 ? 3 : 1; buckets <= 3; buckets++) {
@@ -153,7 +181,10 @@ static void test_no_races(void **state) {
         int found = races(&how);
         if (found)
           fail_msg("%u workers on %u devices%s, %d buckets, %s: %d races, the first: %s", how.workers, how.devices,
-                   how.apart ? " apart" : "", buckets, how.setting, found, order.first);
+                   how.fast    ? " summing"
+                   : how.apart ? " apart"
+                               : "",
+                   buckets, how.setting, found, order.first);
       }
     }
   }
@@ -168,13 +199,16 @@ static void finds(enum fault which, const struct how *how) {
 
 static void test_faults_are_found(void **state) {
   (void)state;
-  struct how three = {NULL, 2, 2, 3, false}, apart = {NULL, 4, 4, 3, true}, one = {NULL, 2, 2, 1, false};
-  struct how four = {NULL, 4, 4, 3, false};  // a shard each: its last operations write what is summed
+  struct how three = {NULL, 2, 2, 3, false, false}, apart = {NULL, 4, 4, 3, true, false};
+  struct how one = {NULL, 2, 2, 1, false, false}, sums = {NULL, 4, 4, 3, false, true};
+  struct how four = {NULL, 4, 4, 3, false, false};  // a shard each: its last operations write what is summed
   for (int i = FAULT_NONE + 1; i < FAULT_EARLY_CUT; i++) finds(i, &three);
   finds(FAULT_EARLY_CUT, &four);
   finds(FAULT_NO_OWN_WAIT, &apart);
   finds(FAULT_EARLY_EVENT, &apart);
   finds(FAULT_NO_END, &apart);
+  finds(FAULT_NO_OWN_WAIT, &sums);
+  finds(FAULT_EARLY_CUT, &sums);
   finds(FAULT_NO_BARRIER, &one);
   finds(FAULT_NO_END, &one);
   finds(FAULT_NO_CONSUMED, &one);

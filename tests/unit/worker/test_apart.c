@@ -11,10 +11,11 @@
 // --- the tests
 
 struct how {
-  const char *folder, *setting;
+  const char *folder, *precision;
   unsigned workers, devices;
   const struct ls_backend_ops *backend;
   int buckets;
+  bool fast;
 };
 
 static void on_event(void *user, const Lockstep__V1__Event *event) {
@@ -23,7 +24,10 @@ static void on_event(void *user, const Lockstep__V1__Event *event) {
 }
 
 static ls_status train(const struct how *how, struct ls_train_result *result, int *failed, struct ls_error *err) {
-  Lockstep__V1__Job *job = small_job(how->setting);
+  char precision[48];
+  snprintf(precision, sizeof precision, "precision=%s", how->precision ? how->precision : "float32");
+  Lockstep__V1__Job *job = small_job(precision);
+  if (how->fast) job->reduce = LOCKSTEP__V1__REDUCE__REDUCE_FAST;
   char *path = small_path(how->folder);
   assert_int_equal(ls_folder_make(path, 0700, err), LS_OK);
   ls_barrier_init(&wire.barrier, (int)how->workers, false);
@@ -45,7 +49,7 @@ static ls_status train(const struct how *how, struct ls_train_result *result, in
 
 static void test_same_bits(void **state) {
   (void)state;
-  static const char *const settings[] = {"precision=float32", "precision=bfloat16", "precision=float16"};
+  static const char *const settings[] = {"float32", "bfloat16", "float16"};
   struct ls_error err = LS_ERROR_INIT;
   int failed = -1;
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
@@ -60,14 +64,55 @@ static void test_same_bits(void **state) {
                         workers,
                         workers,
                         workers == 1 ? ls_backend_cuda_twin() : lonely_twin(),
-                        (int)(run % 3) + 1};
+                        (int)(run % 3) + 1,
+                        false};
       int before = atomic_load(&wire.messages);
       if (train(&how, &result, &failed, &err) != LS_OK) fail_msg("%s", err.text);
       assert_int_equal(atomic_load(&wire.messages) > before, workers > 1);
+      assert_int_equal(atomic_load(&wire.sums), 0);  // exact
       if (!*expected) memcpy(expected, result.parameters_sha256, sizeof expected);
       assert_string_equal(result.parameters_sha256, expected);
     }
   }
+}
+
+// `reduce: fast`: the transport sums, whether devices reach each other or not; the result is the same in any number of
+// buckets, and on all devices, since each evaluates with its own parameters. Workers that share a device do without.
+static void test_fast(void **state) {
+  (void)state;
+  static const char *const precisions[] = {"float32", "float16"};
+  struct ls_error err = LS_ERROR_INIT;
+  struct ls_train_result result;
+  int failed = -1;
+  for (size_t p = 0; p < 2; p++) {
+    char expected[65] = "";
+    for (int run = 0; run < 4; run++) {
+      char folder[32];
+      snprintf(folder, sizeof folder, "fast-%zu-%d", p, run);
+      struct how how = {folder,      precisions[p], 4, 4, run == 3 ? lonely_twin() : ls_backend_cuda_twin(),
+                        run % 3 + 1, true};
+      int sums = atomic_load(&wire.sums), messages = atomic_load(&wire.messages);
+      if (train(&how, &result, &failed, &err) != LS_OK) fail_msg("%s", err.text);
+      // Each rank's buckets and what lies behind, each step.
+      assert_int_equal(atomic_load(&wire.sums) - sums, 24 * 4 * (how.buckets + 1));
+      assert_int_equal(atomic_load(&wire.messages), messages);
+      assert_true(result.test_accuracy > 0.9);
+      if (!*expected) memcpy(expected, result.parameters_sha256, sizeof expected);
+      assert_string_equal(result.parameters_sha256, expected);
+    }
+  }
+  struct how refused = {"fast-refused", NULL, 4, 4, ls_backend_cuda_twin(), 2, true}, exact = refused;
+  wire.refuses = true;
+  assert_int_equal(train(&refused, &result, &failed, &err), LS_OK);
+  wire.refuses = false;
+  exact.fast = false, exact.folder = "fast-not";
+  struct ls_train_result other;
+  assert_int_equal(train(&exact, &other, &failed, &err), LS_OK);
+  assert_string_equal(result.parameters_sha256, other.parameters_sha256);
+  struct how shared = {"fast-shared", NULL, 4, 2, ls_backend_cuda_twin(), 0, true};
+  int sums = atomic_load(&wire.sums);
+  assert_int_equal(train(&shared, &result, &failed, &err), LS_OK);
+  assert_int_equal(atomic_load(&wire.sums), sums);
 }
 
 static void test_shared_devices(void **state) {
@@ -75,7 +120,7 @@ static void test_shared_devices(void **state) {
   struct ls_error err = LS_ERROR_INIT;
   struct ls_train_result result;
   int failed = -1;
-  struct how how = {"shared", NULL, 4, 2, lonely_twin(), 0};
+  struct how how = {"shared", NULL, 4, 2, lonely_twin(), 0, false};
   assert_int_equal(train(&how, &result, &failed, &err), LS_UNSUPPORTED);
   assert_string_equal(
       err.text, "4 workers cannot share 2 GPUs that do not reach each other's memory; use as many workers as GPUs");
@@ -88,7 +133,7 @@ static void test_stuck_rank(void **state) {
   struct ls_train_result result;
   int failed = -1;
   wire.stuck_step = 5;
-  struct how how = {"stuck", NULL, 4, 4, lonely_twin(), 0};
+  struct how how = {"stuck", NULL, 4, 4, lonely_twin(), 0, false};
   assert_int_equal(train(&how, &result, &failed, &err), LS_UNAVAILABLE);
   wire.stuck_step = 0;
   assert_string_equal(err.text, "rank 2 (gpu2) is stuck");
@@ -111,14 +156,15 @@ static void test_too_large(void **state) {
   struct ls_backend_ops small = *ls_backend_cuda_twin();
   int failed = -1;
   small.devices = small_devices;
-  struct how how = {"large", NULL, 2, 1, &small, 0};
+  struct how how = {"large", NULL, 2, 1, &small, 0, false};
   assert_int_equal(train(&how, &result, &failed, &err), LS_INVALID);
   assert_int_equal(result.exit, LS_EXIT_FAILED);
   if (!strstr(err.text, "16 images in 4 shards take up to 0.1 GiB on each GPU")) fail_msg("%s", err.text);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_bits), cmocka_unit_test(test_shared_devices),
-                                     cmocka_unit_test(test_stuck_rank), cmocka_unit_test(test_too_large)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_bits), cmocka_unit_test(test_fast),
+                                     cmocka_unit_test(test_shared_devices), cmocka_unit_test(test_stuck_rank),
+                                     cmocka_unit_test(test_too_large)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }
