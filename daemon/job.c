@@ -97,7 +97,7 @@ const char *job_state_name(Lockstep__V1__JobState state) {
 void job_begin_attempt(struct job *job) {
   job->outcome = LOCKSTEP__V1__OUTCOME__KIND__KIND_UNSPECIFIED;
   replace(&job->outcome_reason, "");
-  job->checkpointed = false;
+  job->checkpointed = job->log_damaged = false;
   job->exit_status = job->failed_device = -1;
   job->kill_at_us = 0;
   lockstep__v1__step_report__init(&job->last);
@@ -124,6 +124,13 @@ static void add_evaluation(struct job *job, int64_t time_us, const Lockstep__V1_
   job->evaluations[job->evaluation_count++] = (struct evaluation_point){time_us, *evaluation};
 }
 
+static void forget_checkpoint(struct job *job, size_t index) {
+  lockstep__v1__checkpoint_report__free_unpacked(job->checkpoints[index], NULL);
+  job->checkpoint_count--;
+  memmove(&job->checkpoints[index], &job->checkpoints[index + 1],
+          (job->checkpoint_count - index) * sizeof *job->checkpoints);
+}
+
 static void add_checkpoint(struct job *job, const Lockstep__V1__CheckpointReport *checkpoint) {
   Lockstep__V1__CheckpointReport **grown =
       realloc(job->checkpoints, (job->checkpoint_count + 1) * sizeof *job->checkpoints);
@@ -138,10 +145,11 @@ static void add_checkpoint(struct job *job, const Lockstep__V1__CheckpointReport
     return;
   }
   // After a resume the same step can be written again.
-  if (job->checkpoint_count > 0 && strcmp(job->checkpoints[job->checkpoint_count - 1]->file, copy->file) == 0) {
-    lockstep__v1__checkpoint_report__free_unpacked(job->checkpoints[--job->checkpoint_count], NULL);
+  for (size_t i = 0; i < job->checkpoint_count; i++) {
+    if (strcmp(job->checkpoints[i]->file, copy->file) == 0) forget_checkpoint(job, i--);
   }
   job->checkpoints[job->checkpoint_count++] = copy;
+  while (job->checkpoint_count > job->spec->checkpoint->keep) forget_checkpoint(job, 0);  // as the coordinator does
 }
 
 static void on_outcome(struct job *job, const Lockstep__V1__Outcome *outcome) {
@@ -192,7 +200,14 @@ static bool on_event(void *user, const Lockstep__V1__Event *event) {
 bool job_read_log(struct job *job, struct ls_error *err) {
   if (job->log_damaged) return false;
   uint64_t before = job->log_offset;
-  if (ls_event_log_read(job->log, &job->log_offset, on_event, job, err) == LS_CORRUPT) job->log_damaged = true;
+  struct ls_error own = LS_ERROR_INIT;
+  if (ls_event_log_read(job->log, &job->log_offset, on_event, job, &own) == LS_CORRUPT) {
+    // No attempt could go on from it, and nothing that happened since is known.
+    job->log_damaged = true;
+    job->outcome = LOCKSTEP__V1__OUTCOME__KIND__FAILED;
+    replace(&job->outcome_reason, own.text);
+  }
+  if (own.status != LS_OK && err) *err = own;
   return job->log_offset != before;
 }
 

@@ -50,9 +50,9 @@ struct job {
   char sha256[65];
   Lockstep__V1__Outcome__Kind outcome;  // of this attempt; UNSPECIFIED: none so far
   char *outcome_reason;
-  int failed_device;  // that the outcome blames, among those held; -1: none
-  bool checkpointed;  // in this attempt
-  Lockstep__V1__CheckpointReport **checkpoints;
+  int failed_device;                             // that the outcome blames, among those held; -1: none
+  bool checkpointed;                             // in this attempt
+  Lockstep__V1__CheckpointReport **checkpoints;  // the newest, as many as the job keeps
   size_t checkpoint_count;
   // Every `history_stride`-th step report; when full, every second point goes and the stride doubles.
   struct history_point *history;
@@ -83,7 +83,8 @@ const char *job_state_name(Lockstep__V1__JobState state);
 
 // A new attempt begins: forgets what the last one told.
 void job_begin_attempt(struct job *job);
-// Reads what is new in the event log. True when there was something. A damaged log is reported once in *err.
+// Reads what is new in the event log. True when there was something. A damaged log is reported once an attempt in *err,
+// and counts as the attempt's outcome: it failed.
 bool job_read_log(struct job *job, struct ls_error *err);
 
 // The job as a message. Strings are the job's own: valid until the job changes.

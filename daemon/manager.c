@@ -45,11 +45,17 @@ const struct devices *manager_devices(const struct manager *m) { return m->devic
 
 static void on_exited(void *user, struct job *job) { manager_settle(user, job); }
 
-static void read_log(struct manager *m, struct job *job) {
+bool manager_read_log(struct job *job) {
   struct ls_error err = LS_ERROR_INIT;
-  Lockstep__V1__JobState before = job->state;
   bool news = job_read_log(job, &err);
   if (err.status != LS_OK) ls_log(LS_LOG_ERROR, "job %s: %s", job->id_text, err.text);
+  return news;
+}
+
+// Reads the log of a running job and tells what is new.
+static void follow(struct manager *m, struct job *job) {
+  Lockstep__V1__JobState before = job->state;
+  bool news = manager_read_log(job);
   if (job->state != before)
     manager_set_state(m, job, job->state);
   else if (news)
@@ -67,7 +73,7 @@ static void on_nudge(uv_poll_t *poll, int status, int events) {
     if (size < 0) return;
     name[size] = 0;
     struct job *job;
-    if (manager_find(m, name, &job, NULL) == LS_OK && job_running(job)) read_log(m, job);
+    if (manager_find(m, name, &job, NULL) == LS_OK && job_running(job)) follow(m, job);
   }
 }
 
@@ -77,7 +83,7 @@ static void on_tick(uv_timer_t *timer) {
   for (size_t i = 0; i < m->job_count; i++) {
     struct job *job = m->jobs[i];
     if (!job_running(job)) continue;
-    read_log(m, job);  // in case a nudge was lost
+    follow(m, job);  // in case a nudge was lost
     if (job->kill_at_us && now >= job->kill_at_us) {
       ls_log(LS_LOG_WARNING, "job %s (%s) does not stop: its coordinator is killed", job->id_text, job->name);
       job->kill_at_us = 0;
@@ -122,16 +128,22 @@ static ls_status open_nudge(struct manager *m, struct ls_error *err) {
   return LS_OK;
 }
 
-static ls_status add(void *user, struct job *job) {
-  struct manager *m = user;
+// Room for one more job.
+static ls_status reserve(struct manager *m, struct ls_error *err) {
   struct job **grown = realloc(m->jobs, (m->job_count + 1) * sizeof *grown);
-  if (!grown) {
-    job_free(job);
-    return LS_NO_MEMORY;
-  }
+  if (!grown) return ls_fail(err, LS_NO_MEMORY, "no memory for a job");
   m->jobs = grown;
-  m->jobs[m->job_count++] = job;
   return LS_OK;
+}
+
+static ls_status add(void *user, struct job *job, struct ls_error *err) {
+  struct manager *m = user;
+  ls_status status = reserve(m, err);
+  if (status == LS_OK)
+    m->jobs[m->job_count++] = job;
+  else
+    job_free(job);
+  return status;
 }
 
 // After a start of the daemon: what its jobs have done meanwhile.
@@ -140,9 +152,9 @@ static void recover(struct manager *m) {
     struct job *job = m->jobs[i];
     struct ls_error err = LS_ERROR_INIT;
     if (!job_running(job)) {
-      job_read_log(job, &err);
+      manager_read_log(job);
     } else if (process_adopt(&m->processes, job, &err) == LS_OK) {
-      read_log(m, job);
+      follow(m, job);
       ls_log(LS_LOG_INFO, "job %s (%s) still runs as process %d", job->id_text, job->name, (int)job->pid);
       if (job->stop != STOP_NONE) {
         process_signal(job, SIGTERM);
@@ -301,11 +313,14 @@ ls_status manager_submit(struct manager *m, Lockstep__V1__Job *spec, const char 
     return status;
   }
   free(job->user);
+  bool keyed = request_key && *request_key;
   job->user = strdup(user);
-  job->request_key = request_key && *request_key ? strdup(request_key) : NULL;
+  job->request_key = keyed ? strdup(request_key) : NULL;
   job->state = LOCKSTEP__V1__JOB_STATE__QUEUED;
   job->submitted_us = now;
-  status = job->user ? make_folder(job, err) : ls_fail(err, LS_NO_MEMORY, "no memory for a job");
+  if (!job->user || (keyed && !job->request_key)) status = ls_fail(err, LS_NO_MEMORY, "no memory for a job");
+  if (status == LS_OK) status = reserve(m, err);  // after the commit nothing may fail
+  if (status == LS_OK) status = make_folder(job, err);
   if (status == LS_OK) status = store_commit(m->store, err);
   if (status != LS_OK) {
     store_roll_back(m->store);
@@ -313,7 +328,7 @@ ls_status manager_submit(struct manager *m, Lockstep__V1__Job *spec, const char 
     job_free(job);
     return status;
   }
-  LS_TRY(add(m, job));
+  m->jobs[m->job_count++] = job;
   ls_log(LS_LOG_INFO, "job %s (%s) was submitted by %s", job->id_text, job->name, *user ? user : "somebody");
   *result = job;
   manager_schedule(m);
@@ -323,7 +338,8 @@ ls_status manager_submit(struct manager *m, Lockstep__V1__Job *spec, const char 
 static void ask_to_stop(struct manager *m, struct job *job, enum stop_request stop) {
   job->stop = stop;
   job_set_reason(job, "stops after its current step, with a checkpoint");
-  job->kill_at_us = ls_time_us() + (int64_t)m->options.stop_grace_ms * 1000;
+  // From the first request on: asking again does not put the end off.
+  if (job->kill_at_us == 0) job->kill_at_us = ls_time_us() + (int64_t)m->options.stop_grace_ms * 1000;
   manager_save(m, job);
   process_signal(job, SIGTERM);
   manager_changed(m, job);

@@ -27,6 +27,8 @@ static inline unsigned manager_bits(uint64_t mask) { return (unsigned)__builtin_
 void manager_changed(struct manager *manager, struct job *job);
 void manager_save(struct manager *manager, const struct job *job);
 void manager_set_state(struct manager *manager, struct job *job, Lockstep__V1__JobState state);
+// Takes in what is new in the job's event log, and logs what is wrong with it; true when there was something.
+bool manager_read_log(struct job *job);
 
 // schedule.c. Can it ever run here? `override`: another number of devices than the job's; 0: none.
 ls_status manager_check_devices(const struct manager *manager, const Lockstep__V1__Job *spec, uint32_t override,

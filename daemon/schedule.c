@@ -124,8 +124,7 @@ static void blame_device(struct manager *m, const struct job *job) {
 }
 
 void manager_settle(struct manager *m, struct job *job) {
-  struct ls_error err = LS_ERROR_INIT;
-  job_read_log(job, &err);
+  manager_read_log(job);
   blame_device(m, job);
   job->device_mask = job->gpu_mask = 0;
   enum stop_request stop = job->stop;
@@ -170,7 +169,7 @@ static void name_gpus(const struct manager *m, const struct job *job, struct ls_
 static void start(struct manager *m, struct job *job, bool gpus, uint64_t mask) {
   struct ls_error err = LS_ERROR_INIT;
   struct ls_string names = LS_STRING_INIT;
-  job_read_log(job, NULL);
+  manager_read_log(job);
   job->attempt++;
   *(gpus ? &job->gpu_mask : &job->device_mask) = mask;
   job_begin_attempt(job);

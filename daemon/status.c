@@ -20,7 +20,7 @@ enum { MAX_CONNECTIONS = 64, IDLE_S = 30, RUN_MS = 1000 };
 
 struct status {
   struct MHD_Daemon *http;
-  const struct manager *manager;
+  const struct manager *manager;  // NULL while the daemon starts
   uv_poll_t poll;
   uv_timer_t timer;
   int fd;  // listening
@@ -225,9 +225,7 @@ static enum MHD_Result reply(struct MHD_Connection *connection, unsigned code, c
   MHD_add_response_header(response, "Content-Type", type);
   MHD_add_response_header(response, "Cache-Control", "no-store");
   MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-  MHD_add_response_header(
-      response, "Content-Security-Policy",
-      "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'");
+  MHD_add_response_header(response, "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'");
   if (code == MHD_HTTP_METHOD_NOT_ALLOWED) MHD_add_response_header(response, "Allow", "GET, HEAD");
   enum MHD_Result result = MHD_queue_response(connection, code, response);
   MHD_destroy_response(response);
@@ -302,6 +300,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *connection,
     return reply_text(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET and HEAD: this endpoint is read-only");
   if (!host_allowed(s, MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host")))
     return reply_text(connection, MHD_HTTP_FORBIDDEN, "the Host header does not name this machine's loopback address");
+  if (!s->manager) return reply_text(connection, MHD_HTTP_SERVICE_UNAVAILABLE, "lockstepd is starting");
   return respond(s, connection, url);
 }
 

@@ -1,5 +1,5 @@
 // The status endpoint: HTTP/1.1 on loopback, read-only. /healthz, /readyz, /metrics (Prometheus text format 0.0.4),
-// /api/v1/jobs, /api/v1/jobs/ID (with the metric history), / (a page). The Host header must name this machine, so that
+// /api/v1/jobs, /api/v1/jobs/ID (with the metric history), /api/v1/devices, / (a page). 503 while the daemon starts. The Host header must name this machine, so that
 // no web page elsewhere can read it through a visitor's browser (DNS rebinding).
 // libmicrohttpd on the libuv loop: everything in the loop's thread.
 #ifndef LS_DAEMON_STATUS_H

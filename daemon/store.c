@@ -125,20 +125,36 @@ static char *text(sqlite3_stmt *row, int column) {
   return strdup(value ? value : "");
 }
 
-static struct job *job_of_row(sqlite3_stmt *row, const char *folder_of_jobs) {
+static ls_status unreadable(const struct store *s, sqlite3_stmt *row, const char *why, struct ls_error *err) {
+  return ls_fail(err, LS_CORRUPT, "job %" PRId64 " in the store '%s' cannot be read: %s",
+                 (int64_t)sqlite3_column_int64(row, 0), s->path, why);
+}
+
+static ls_status job_of_row(const struct store *s, sqlite3_stmt *row, const char *folder_of_jobs, struct job **result,
+                            struct ls_error *err) {
+  int64_t state = sqlite3_column_int64(row, 4), stop = sqlite3_column_int64(row, 13);
+  if (state < LOCKSTEP__V1__JOB_STATE__QUEUED || state > LOCKSTEP__V1__JOB_STATE__CANCELLED)
+    return unreadable(s, row, "there is no such state", err);
+  if (stop < STOP_NONE || stop > STOP_CANCEL) return unreadable(s, row, "there is no such request to stop", err);
   const uint8_t *spec = sqlite3_column_blob(row, 3);
   Lockstep__V1__Job *message = lockstep__v1__job__unpack(NULL, (size_t)sqlite3_column_bytes(row, 3), spec);
-  struct job *job = message ? job_new((uint64_t)sqlite3_column_int64(row, 0), folder_of_jobs, message) : NULL;
+  if (!message) return unreadable(s, row, "its specification is damaged", err);
+  struct job *job = job_new((uint64_t)sqlite3_column_int64(row, 0), folder_of_jobs, message);
   if (!job) {
-    if (message) lockstep__v1__job__free_unpacked(message, NULL);
-    return NULL;
+    lockstep__v1__job__free_unpacked(message, NULL);
+    return ls_fail(err, LS_NO_MEMORY, "no memory for a job");
   }
   free(job->user);
   free(job->reason);
-  job->request_key = sqlite3_column_type(row, 1) == SQLITE_NULL ? NULL : text(row, 1);
+  bool keyed = sqlite3_column_type(row, 1) != SQLITE_NULL;
+  job->request_key = keyed ? text(row, 1) : NULL;
   job->user = text(row, 2);
-  job->state = (Lockstep__V1__JobState)sqlite3_column_int(row, 4);
+  job->state = (Lockstep__V1__JobState)state;
   job->reason = text(row, 5);
+  if (!job->user || !job->reason || (keyed && !job->request_key)) {
+    job_free(job);
+    return ls_fail(err, LS_NO_MEMORY, "no memory for a job");
+  }
   job->submitted_us = sqlite3_column_int64(row, 6);
   job->started_us = sqlite3_column_int64(row, 7);
   job->ended_us = sqlite3_column_int64(row, 8);
@@ -146,14 +162,16 @@ static struct job *job_of_row(sqlite3_stmt *row, const char *folder_of_jobs) {
   job->failures = (uint32_t)sqlite3_column_int64(row, 10);
   job->not_before_us = sqlite3_column_int64(row, 11);
   job->devices_wanted = (uint32_t)sqlite3_column_int64(row, 12);
-  job->stop = (enum stop_request)sqlite3_column_int(row, 13);
+  job->stop = (enum stop_request)stop;
   job->device_mask = (uint64_t)sqlite3_column_int64(row, 14);
   job->gpu_mask = (uint64_t)sqlite3_column_int64(row, 15);
-  return job;
+  *result = job;
+  return LS_OK;
 }
 
-ls_status store_load(struct store *s, const char *folder_of_jobs, ls_status (*each)(void *user, struct job *job),
-                     void *user, struct ls_error *err) {
+ls_status store_load(struct store *s, const char *folder_of_jobs,
+                     ls_status (*each)(void *user, struct job *job, struct ls_error *err), void *user,
+                     struct ls_error *err) {
   static const char sql[] =
       "SELECT id, request_key, user, spec, state, reason, submitted_us, started_us, ended_us, attempt, failures,"
       " not_before_us, devices_wanted, stop, device_mask, gpu_mask FROM job ORDER BY id";
@@ -162,12 +180,9 @@ ls_status store_load(struct store *s, const char *folder_of_jobs, ls_status (*ea
   ls_status status = LS_OK;
   int code;
   while (status == LS_OK && (code = sqlite3_step(rows)) == SQLITE_ROW) {
-    struct job *job = job_of_row(rows, folder_of_jobs);
-    if (!job)
-      status = ls_fail(err, LS_CORRUPT, "job %lld in the store '%s' cannot be read",
-                       (long long)sqlite3_column_int64(rows, 0), s->path);
-    else
-      status = each(user, job);
+    struct job *job = NULL;
+    status = job_of_row(s, rows, folder_of_jobs, &job, err);
+    if (status == LS_OK) status = each(user, job, err);
   }
   if (status == LS_OK && code != SQLITE_DONE) status = failed(s, "read", err);
   sqlite3_finalize(rows);

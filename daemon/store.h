@@ -11,9 +11,10 @@ struct store;
 ls_status store_open(const char *path, struct store **store, struct ls_error *err);
 void store_close(struct store *store);
 
-// Every job, oldest first: `each` takes the job over.
-ls_status store_load(struct store *store, const char *folder_of_jobs, ls_status (*each)(void *user, struct job *job),
-                     void *user, struct ls_error *err);
+// Every job, oldest first: `each` takes the job over. LS_CORRUPT when a row makes no job.
+ls_status store_load(struct store *store, const char *folder_of_jobs,
+                     ls_status (*each)(void *user, struct job *job, struct ls_error *err), void *user,
+                     struct ls_error *err);
 
 // A new job in three moves, so that its folder can be made under its number before anybody knows of it:
 // begin -> number; then commit (durable on return) or roll back.

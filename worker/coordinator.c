@@ -431,6 +431,15 @@ static void guard_end(struct guard *guard) {
   sem_destroy(&guard->cleared);
 }
 
+enum ls_worker_exit ls_train_refused(const struct ls_train_options *options, const struct ls_error *why) {
+  struct run r = {.options = options};
+  struct ls_train_result result = {.exit = exit_of(why->status), .test_accuracy = NAN};
+  if (report_open(&r.report, options, NULL) != LS_OK) return result.exit;
+  report_outcome(&r, &result, why);
+  report_close(&r.report);
+  return result.exit;
+}
+
 ls_status ls_train(const struct ls_train_options *options, struct ls_train_result *result, struct ls_error *err) {
   struct ls_error own = LS_ERROR_INIT;
   if (!err) err = &own;

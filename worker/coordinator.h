@@ -13,7 +13,8 @@
 // request after a checkpoint (Outcome STOPPED; SIGTERM or SIGINT ask for it, between two steps); 74 could not go on for
 // an outside reason (Outcome INTERRUPTED, worth another attempt); 76 the same because of a device, which the Outcome names:
 // worth another attempt on others; anything else, and death by a signal, is a crash. The
-// daemon believes the log's last Outcome of this attempt, not the exit code: without one the run crashed.
+// daemon believes the log's last Outcome of this attempt, not the exit code: without one the run crashed. A log that is
+// damaged is as good as FAILED; one that cannot be written at all leaves no Outcome.
 #ifndef LS_WORKER_COORDINATOR_H
 #define LS_WORKER_COORDINATOR_H
 
@@ -62,7 +63,10 @@ struct ls_train_result {
 };
 
 // Goes on from the newest good checkpoint in the folder, if there is one. Every failure is also written to the log as
-// the Outcome. Blocking; one call at a time in a process.
+// the Outcome, other than that the log cannot be written. Blocking; one call at a time in a process.
 ls_status ls_train(const struct ls_train_options *options, struct ls_train_result *result, struct ls_error *err);
+// Where there is not even a job to train (options->job is not looked at): writes the Outcome that `why` comes to, and
+// returns its exit code.
+enum ls_worker_exit ls_train_refused(const struct ls_train_options *options, const struct ls_error *why);
 
 #endif

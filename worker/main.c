@@ -96,6 +96,8 @@ int main(int argc, char **argv) {
     ls_log(LS_LOG_INFO, "job '%s' in '%s', attempt %u", job->name, options.folder, options.attempt);
     options.job = job;
     status = ls_train(&options, &result, &err);
+  } else {
+    result.exit = ls_train_refused(&options, &err);
   }
   if (status != LS_OK)
     ls_log(LS_LOG_ERROR, "%s", err.text);

@@ -17,10 +17,12 @@ ls_status report_open(struct report *r, const struct ls_train_options *options, 
   r->job_name = slash ? slash + 1 : options->folder;
   char *path = ls_path_join(options->folder, "events.log");
   pthread_mutex_init(&r->lock, NULL);
-  if (!path) return ls_fail(err, LS_NO_MEMORY, "no memory for a path");
-  ls_status status = ls_event_log_open(path, &r->log, err);
+  ls_status status = path ? ls_event_log_open(path, &r->log, err) : ls_fail(err, LS_NO_MEMORY, "no memory for a path");
   free(path);
-  if (options->nudge) r->nudge_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (status != LS_OK)
+    report_close(r);
+  else if (options->nudge)
+    r->nudge_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   return status;
 }
 

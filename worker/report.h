@@ -17,6 +17,7 @@ struct report {
   struct ls_error error;  // the first failure to write the log; the run cannot go on without it
 };
 
+// After a failure there is nothing to close.
 ls_status report_open(struct report *report, const struct ls_train_options *options, struct ls_error *err);
 void report_close(struct report *report);
 void report_event(struct report *report, Lockstep__V1__Event *event, bool durable);

@@ -1,11 +1,14 @@
 // Log lines: see log.h.
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,10 +16,25 @@ static _Atomic int minimum_level = LS_LOG_INFO;
 
 void ls_log_set_level(enum ls_log_level level) { atomic_store(&minimum_level, (int)level); }
 
+// Is standard error the journal? systemd says which one it connected, "DEVICE:INODE", so that a child whose standard error
+// goes elsewhere does not take the inherited variable for its own (systemd.exec(5)).
+static bool goes_to_journal(void) {
+  static _Atomic int known = -1;
+  int journal = atomic_load(&known);
+  if (journal >= 0) return journal;
+  const char *stream = getenv("JOURNAL_STREAM");
+  struct stat info;
+  uint64_t device, inode;
+  journal = stream && sscanf(stream, "%" SCNu64 ":%" SCNu64, &device, &inode) == 2 &&
+            fstat(STDERR_FILENO, &info) == 0 && info.st_dev == device && info.st_ino == inode;
+  atomic_store(&known, journal);
+  return journal;
+}
+
 static size_t line_prefix(char *line, size_t size, enum ls_log_level level) {
   static const int priority[] = {7, 6, 4, 3};
   static const char *const name[] = {"debug", "info", "warning", "error"};
-  if (getenv("JOURNAL_STREAM")) return (size_t)snprintf(line, size, "<%d>", priority[level]);
+  if (goes_to_journal()) return (size_t)snprintf(line, size, "<%d>", priority[level]);
   struct timespec now;
   struct tm parts;
   clock_gettime(CLOCK_REALTIME, &now);

@@ -7,6 +7,8 @@
 //                          device=I  says that its device I failed
 //                          76        ends with that code and says nothing
 //                          wait      until it is asked to stop
+//                          damaged   leaves a log whose first record is damaged, and says in it that it has succeeded
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,10 +19,11 @@
 #include "spec/event_log.h"
 #include "worker/coordinator.h"
 
-static int end(const char *folder, unsigned attempt, Lockstep__V1__Outcome__Kind kind, int device) {
+static int end_in(const char *name, const char *folder, unsigned attempt, Lockstep__V1__Outcome__Kind kind,
+                  int device) {
   struct ls_error err = LS_ERROR_INIT;
   struct ls_event_log *log;
-  char *path = ls_path_join(folder, "events.log");
+  char *path = ls_path_join(folder, name);
   Lockstep__V1__Outcome outcome = LOCKSTEP__V1__OUTCOME__INIT;
   Lockstep__V1__Event event = LOCKSTEP__V1__EVENT__INIT;
   outcome.kind = kind;
@@ -37,6 +40,23 @@ static int end(const char *folder, unsigned attempt, Lockstep__V1__Outcome__Kind
   ls_event_log_close(log);
   free(path);
   return device < 0 ? LS_EXIT_OK : LS_EXIT_DEVICE;
+}
+
+static int end(const char *folder, unsigned attempt, Lockstep__V1__Outcome__Kind kind, int device) {
+  return end_in("events.log", folder, attempt, kind, device);
+}
+
+// Two records, one byte of the first one's payload changed; nobody sees the log before.
+static int damage(const char *folder, unsigned attempt) {
+  char *made = ls_path_join(folder, "made.log"), *log = ls_path_join(folder, "events.log");
+  int code = LS_EXIT_OK;
+  for (int i = 0; i < 2 && code == LS_EXIT_OK; i++)
+    code = end_in("made.log", folder, attempt, LOCKSTEP__V1__OUTCOME__KIND__SUCCEEDED, -1);
+  int fd = open(made, O_WRONLY | O_CLOEXEC);
+  if (pwrite(fd, "x", 1, 14) != 1 || close(fd) != 0 || rename(made, log) != 0) code = LS_EXIT_FAILED;
+  free(made);
+  free(log);
+  return code;
 }
 
 int main(int argc, char **argv) {
@@ -59,6 +79,7 @@ int main(int argc, char **argv) {
     script = strchr(script, ' ');
     if (script) script++;
   }
+  if (strcmp(word, "damaged") == 0) return damage(argv[2], attempt);
   if (strcmp(word, "76") == 0) return LS_EXIT_DEVICE;
   if (strcmp(word, "wait") == 0) {
     signal(SIGTERM, SIG_DFL);

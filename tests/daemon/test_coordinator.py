@@ -5,7 +5,10 @@ import os
 import stat
 import sys
 
-from util import JOB, Place, run_tests, wait_for, write_data
+from util import BUILD, JOB, Place, run_tests, wait_for, write_data
+
+FAKE = os.path.join(BUILD, "tests", "daemon", "fake-coordinator")
+WORKER = os.path.join(BUILD, "bin", "lockstep-worker")
 
 
 def show(place, job):
@@ -54,9 +57,36 @@ def test_no_retry_when_none_is_wanted():
     place.__exit__()
 
 
+def daemon_log(place):
+    with open(place.path("daemon.log"), encoding="utf-8") as log:
+        return log.read()
+
+
 def test_garbage_in_the_event_log():
+    """Nothing whole behind it: as good as torn in a crash. The coordinator's end is all that is known."""
     place, job = run_with('#!/bin/sh\nhead -c 4096 /dev/urandom > "$2/events.log"\nexit 0\n', ["retry.attempts=0"])
-    ends(place, job, "failed")
+    info = ends(place, job, "failed")
+    assert info["attempt"] == 1 and "exit code 0" in info["reason"] and info.get("step", 0) == 0, info
+    place.__exit__()
+
+
+def test_damage_in_the_event_log():
+    """A whole record stands behind a bad one: failed for good, and the daemon says so, once."""
+    place, job = run_with(f'#!/bin/sh\nFAKE_COORDINATOR=damaged exec {FAKE} "$@"\n')
+    info = ends(place, job, "failed")
+    assert info["attempt"] == 1 and "events.log' is damaged: the record at byte 0" in info["reason"], info
+    assert daemon_log(place).count(f"error: job {job}: ") == 1, daemon_log(place)
+    place.stop_daemon()
+    place.start_daemon()
+    assert show(place, job)["state"] == "failed"
+    assert daemon_log(place).count(f"error: job {job}: ") == 2, daemon_log(place)  # said again by the next daemon
+    place.__exit__()
+
+
+def test_job_that_the_coordinator_cannot_read():
+    place, job = run_with(f'#!/bin/sh\n[ "$1" = run ] && echo "[" > "$2/job.json"\nexec {WORKER} "$@"\n')
+    info = ends(place, job, "failed")
+    assert info["attempt"] == 1 and "job.json" in info["reason"] and "died" not in info["reason"], info
     place.__exit__()
 
 
@@ -77,6 +107,18 @@ def test_one_that_does_not_stop_is_killed():
     assert show(place, job)["state"] == "starting"
     ends(place, job, "cancelled")
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "its death")
+    place.__exit__()
+
+
+def test_asking_again_does_not_put_its_end_off():
+    script = "#!/bin/bash\ntrap '' TERM INT\necho up\nwhile :; do read -rt 1 < <(:); done\n"
+    place, job = run_with(script, options=["--stop-grace", "2"])
+    wait_for(lambda: "up" in place.run("logs", job).stdout, "its start")
+
+    def again():
+        place.run("cancel", job)
+        return show(place, job)["state"] == "cancelled"
+    wait_for(again, "its death", 20)
     place.__exit__()
 
 

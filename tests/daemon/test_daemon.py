@@ -6,12 +6,13 @@ import os
 import random
 import re
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 
-from util import JOB, LOCKSTEPD, Place, line_of, run_tests, wait_for, write_data
+from util import BUILD, JOB, LOCKSTEPD, Place, line_of, run_tests, wait_for, write_data
 
 LONG = JOB.replace("epochs: 2", "epochs: 500") + "evaluation: {every: never}\ncheckpoint: {every: 20 steps}\n"
 
@@ -225,6 +226,60 @@ def test_starts_that_fail():
             file.write(b"this is no database at all" * 10)
         broken = run_daemon(place)
         assert broken.returncode == 1 and "lockstep.db" in broken.stderr, broken
+
+
+def test_rows_that_are_no_job():
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        place.start_daemon()
+        job = submit(place, place.write("job.yaml", JOB))
+        in_state(place, job, "succeeded")
+        place.stop_daemon()
+        for column, bad, good, words in (("state", 99, 5, "no such state"), ("state", -1, 5, "no such state"),
+                                         ("stop", 7, 0, "no such request"), ("spec", b"\xff", b"", "specification")):
+            with sqlite3.connect(place.path("daemon/lockstep.db")) as store:
+                store.execute(f"UPDATE job SET {column} = ?", (bad,))
+            refused = run_daemon(place)
+            assert refused.returncode == 1 and words in refused.stderr and f"job {job} " in refused.stderr, refused
+            with sqlite3.connect(place.path("daemon/lockstep.db")) as store:
+                store.execute(f"UPDATE job SET {column} = ?", (good,))
+
+
+def test_request_before_the_daemon_is_ready():
+    """A start that fails late, with a request waiting: an answer or a closed connection, and an orderly end."""
+    with Place() as place:
+        place.start_daemon()  # holds the state folder
+        for path in ("/metrics", "/readyz", "/", "/api/v1/jobs"):
+            free = socket.create_server(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+            free.close()
+            # Slow to say what it can do, which the daemon waits for.
+            worker = place.write("worker", "#!/bin/sh\nsleep 1\necho cuda\n")
+            os.chmod(worker, 0o755)
+            place.write("gpus", "good\n")
+            environment = {**place.environment, "FAKE_NVML": place.path("gpus"),
+                           "LOCKSTEP_NVML": os.path.join(BUILD, "tests", "daemon", "fake-nvml.so")}
+            daemon = subprocess.Popen([LOCKSTEPD, "--state", place.path("daemon"), "--socket", place.path("other.sock"),
+                                       "--http", f"127.0.0.1:{port}", "--worker", worker], env=environment,
+                                      stderr=subprocess.PIPE, text=True)
+            client = []
+
+            def connected():
+                try:
+                    client.append(socket.create_connection(("127.0.0.1", port), 10))
+                except ConnectionRefusedError:
+                    assert daemon.poll() is None, daemon.stderr.read()
+                return client
+            wait_for(connected, "the listening socket")
+            client[0].sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert daemon.wait(20) == 1 and "another lockstepd" in daemon.stderr.read(), path
+            try:
+                answer = client[0].recv(4096)
+            except ConnectionResetError:
+                answer = b""
+            assert not answer or b" 503 " in answer, answer
+            client[0].close()
+            daemon.stderr.close()
 
 
 def test_socket_is_private():

@@ -7,48 +7,57 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/log.h"
 
-static int kept_stderr, reader;
+enum stream { PLAIN, JOURNAL, ANOTHER_STREAM };
 
-static int catch_stderr(void **state) {
-  (void)state;
-  int ends[2];
-  if (pipe(ends) != 0) return -1;
-  kept_stderr = dup(STDERR_FILENO);
-  dup2(ends[1], STDERR_FILENO);
-  close(ends[1]);
-  reader = ends[0];
-  unsetenv("JOURNAL_STREAM");
-  return 0;
-}
-
-// Everything written since; standard error is itself again.
-static char *caught(void) {
+// What `write_lines` writes to standard error, in a process of its own: where the lines go is looked up once. `stream`: what
+// JOURNAL_STREAM says.
+static char *caught(void (*write_lines)(void), enum stream stream) {
   static char text[65536];
-  dup2(kept_stderr, STDERR_FILENO);
-  close(kept_stderr);
+  int ends[2], exit_status;
+  assert_int_equal(pipe(ends), 0);
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    struct stat info;
+    char name[64];
+    fstat(ends[1], &info);
+    snprintf(name, sizeof name, "%ju:%ju", (uintmax_t)info.st_dev, (uintmax_t)info.st_ino + (stream == ANOTHER_STREAM));
+    unsetenv("JOURNAL_STREAM");
+    if (stream != PLAIN) setenv("JOURNAL_STREAM", name, 1);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[0]);
+    close(ends[1]);
+    write_lines();
+    _exit(0);
+  }
+  close(ends[1]);
   size_t used = 0;
-  for (ssize_t got; (got = read(reader, text + used, sizeof text - 1 - used)) > 0;) used += (size_t)got;
-  close(reader);
+  for (ssize_t got; (got = read(ends[0], text + used, sizeof text - 1 - used)) > 0;) used += (size_t)got;
+  close(ends[0]);
   text[used] = 0;
+  assert_int_equal(waitpid(child, &exit_status, 0), child);
+  assert_int_equal(exit_status, 0);
   return text;
 }
 
-static void test_levels(void **state) {
-  (void)state;
+static void write_levels(void) {
   ls_log(LS_LOG_DEBUG, "not shown");
   ls_log(LS_LOG_WARNING, "shown %d", 1);
   ls_log_set_level(LS_LOG_ERROR);
   ls_log(LS_LOG_WARNING, "nor this");
   ls_log_set_level(LS_LOG_DEBUG);
   ls_log(LS_LOG_DEBUG, "shown %d", 2);
-  ls_log_set_level(LS_LOG_INFO);
-  const char *text = caught();
+}
+
+static void check_levels(const char *text) {
   assert_null(strstr(text, "not shown"));
   assert_null(strstr(text, "nor this"));
   int year, month, day, hour, minute, used = 0;
@@ -60,31 +69,45 @@ static void test_levels(void **state) {
   assert_non_null(strstr(text, "debug: shown 2\n"));
 }
 
-static void test_journal(void **state) {
+static void test_levels(void **state) {
   (void)state;
-  setenv("JOURNAL_STREAM", "8:1", 1);
+  check_levels(caught(write_levels, PLAIN));
+}
+
+static void write_two(void) {
   ls_log(LS_LOG_INFO, "hello");
   ls_log(LS_LOG_ERROR, "bad");
-  unsetenv("JOURNAL_STREAM");
-  assert_string_equal(caught(), "<6>hello\n<3>bad\n");
 }
+
+static void test_journal(void **state) {
+  (void)state;
+  assert_string_equal(caught(write_two, JOURNAL), "<6>hello\n<3>bad\n");
+}
+
+// As a coordinator's, whose standard error is a file.
+static void test_inherited_variable(void **state) {
+  (void)state;
+  check_levels(caught(write_levels, ANOTHER_STREAM));
+}
+
+static void write_control_characters(void) { ls_log(LS_LOG_INFO, "a\nb\x1b[31m\x7f \xc3\xa4"); }
 
 static void test_control_characters(void **state) {
   (void)state;
-  setenv("JOURNAL_STREAM", "8:1", 1);
-  ls_log(LS_LOG_INFO, "a\nb\x1b[31m\x7f \xc3\xa4");
-  unsetenv("JOURNAL_STREAM");
-  assert_string_equal(caught(), "<6>a\\x0ab\\x1b[31m\\x7f \xc3\xa4\n");
+  assert_string_equal(caught(write_control_characters, JOURNAL), "<6>a\\x0ab\\x1b[31m\\x7f \xc3\xa4\n");
+}
+
+static void write_long_line(void) {
+  char text[5000];
+  memset(text, 1, sizeof text - 1);
+  text[sizeof text - 1] = 0;
+  ls_log(LS_LOG_INFO, "%s", text);
 }
 
 // Longer than a line may be, and every character of it escaped: no overflow, still one line.
 static void test_long_line(void **state) {
   (void)state;
-  char text[5000];
-  memset(text, 1, sizeof text - 1);
-  text[sizeof text - 1] = 0;
-  ls_log(LS_LOG_INFO, "%s", text);
-  const char *line = caught();
+  const char *line = caught(write_long_line, PLAIN);
   assert_in_range(strlen(line), 4000, 9000);
   assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
 }
@@ -95,16 +118,17 @@ static void *write_lines(void *user) {
   return NULL;
 }
 
-static void test_lines_of_threads_do_not_mix(void **state) {
-  (void)state;
+static void write_from_threads(void) {
   pthread_t thread[4];
   char names[4] = "abcd";
-  setenv("JOURNAL_STREAM", "8:1", 1);
   for (int i = 0; i < 4; i++) pthread_create(&thread[i], NULL, write_lines, &names[i]);
   for (int i = 0; i < 4; i++) pthread_join(thread[i], NULL);
-  unsetenv("JOURNAL_STREAM");
+}
+
+static void test_lines_of_threads_do_not_mix(void **state) {
+  (void)state;
   int lines = 0, count[4] = {0};
-  for (char *line = strtok(caught(), "\n"); line; line = strtok(NULL, "\n"), lines++) {
+  for (char *line = strtok(caught(write_from_threads, JOURNAL), "\n"); line; line = strtok(NULL, "\n"), lines++) {
     char name = 0, rest[64] = "";
     assert_int_equal(sscanf(line, "<6>thread %c %60s", &name, rest), 2);
     assert_string_equal(rest, "0123456789012345678901234567890123456789");
@@ -115,10 +139,12 @@ static void test_lines_of_threads_do_not_mix(void **state) {
   for (int i = 0; i < 4; i++) assert_int_equal(count[i], 50);
 }
 
-#define CAUGHT(test) cmocka_unit_test_setup(test, catch_stderr)
-
 int main(void) {
-  const struct CMUnitTest tests[] = {CAUGHT(test_levels), CAUGHT(test_journal), CAUGHT(test_control_characters),
-                                     CAUGHT(test_long_line), CAUGHT(test_lines_of_threads_do_not_mix)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_levels),
+                                     cmocka_unit_test(test_journal),
+                                     cmocka_unit_test(test_inherited_variable),
+                                     cmocka_unit_test(test_control_characters),
+                                     cmocka_unit_test(test_long_line),
+                                     cmocka_unit_test(test_lines_of_threads_do_not_mix)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

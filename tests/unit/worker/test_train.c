@@ -7,6 +7,7 @@
 #include <stdint.h>
 //
 #include <cmocka.h>
+#include <dirent.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "spec/event_log.h"
 #include "support/small_job.h"
 #include "worker/bench.h"
 #include "worker/coordinator.h"
@@ -113,6 +115,48 @@ static void test_model_at_work(void **state) {
   free(model);
 }
 
+static int open_files(void) {
+  int count = 0;
+  DIR *folder = opendir("/proc/self/fd");
+  while (folder && readdir(folder)) count++;
+  closedir(folder);
+  return count;
+}
+
+static bool keep_outcome(void *user, const Lockstep__V1__Event *event) {
+  if (event->kind_case == LOCKSTEP__V1__EVENT__KIND_OUTCOME) *(int *)user = (int)event->outcome->kind;
+  return true;
+}
+
+// A log that another coordinator holds: worth another attempt, and nothing stays open. A job that cannot be read: said in
+// the log, failed for good.
+static void test_no_start(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  Lockstep__V1__Job *job = small_job(NULL);
+  char *path = small_path("no-start"), *log_path = small_path("no-start/events.log");
+  assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
+  struct ls_event_log *log;
+  struct ls_train_options options = {.job = job, .folder = path, .attempt = 1, .nudge = "/nowhere"};
+  struct ls_train_result result;
+  assert_int_equal(ls_event_log_open(log_path, &log, &err), LS_OK);
+  int files = open_files();
+  assert_int_equal(ls_train(&options, &result, &err), LS_UNAVAILABLE);
+  assert_int_equal(result.exit, LS_EXIT_INTERRUPTED);
+  assert_int_equal(open_files(), files);
+  ls_event_log_close(log);
+  int outcome = -1;
+  uint64_t offset = 0;
+  ls_fail(&err, LS_INVALID, "job.json is no job");
+  options.job = NULL;
+  assert_int_equal(ls_train_refused(&options, &err), LS_EXIT_FAILED);
+  assert_int_equal(ls_event_log_read(log_path, &offset, keep_outcome, &outcome, &err), LS_OK);
+  assert_int_equal(outcome, LOCKSTEP__V1__OUTCOME__KIND__FAILED);
+  lockstep__v1__job__free_unpacked(job, NULL);
+  free(log_path);
+  free(path);
+}
+
 static void test_bench(void **state) {
   (void)state;
   struct ls_error err = LS_ERROR_INIT;
@@ -137,6 +181,7 @@ static void test_bench(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_training), cmocka_unit_test(test_stop_and_resume),
-                                     cmocka_unit_test(test_model_at_work), cmocka_unit_test(test_bench)};
+                                     cmocka_unit_test(test_model_at_work), cmocka_unit_test(test_bench),
+                                     cmocka_unit_test(test_no_start)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }
