@@ -195,6 +195,7 @@ static void report_done(struct worker *w, ls_status status) {
   struct trainer *t = w->trainer;
   if (status != LS_OK) {
     ls_barrier_break(&t->barrier);
+    ls_watch_failed(&t->watch, w->index);
     if (t->loader) ls_loader_stop(t->loader);
   }
   pthread_mutex_lock(&t->lock);

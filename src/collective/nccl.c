@@ -115,17 +115,22 @@ static bool somebody_waits_for_images(const struct ls_watch *w) {
 // What the communicator has been about since a call that answered ncclInProgress.
 static ls_status settle(struct ls_transport *n, ncclResult_t result, const char *what, int64_t limit_ns,
                         struct ls_error *err) {
-  int64_t begin = ls_clock_ns();
+  int64_t asked_ns = ls_clock_ns(), begin = asked_ns;
   while (result == ncclInProgress && n->comm) {
     if (lib.get_async_error(n->comm, &result) != ncclSuccess) result = ncclInternalError;
     if (result != ncclInProgress) break;
+    int blamed = atomic_load(&n->options.watch->blamed);
+    if (blamed >= 0 && blamed != n->options.rank) {
+      n->broken = true;
+      return ls_fail(err, LS_CANCELLED, "another worker failed");
+    }
     if (somebody_waits_for_images(n->options.watch)) begin = ls_clock_ns();
     if (ls_clock_ns() - begin > limit_ns) {
       n->broken = true;
       return ls_fail(err, LS_UNAVAILABLE, "NCCL, %s: rank %d (%s) has waited %.1f s for the others", what,
                      n->options.rank, device_name(n), (double)limit_ns * 1e-9);
     }
-    rest();
+    pause_after(asked_ns);
   }
   return result == ncclSuccess ? LS_OK : nccl_error(n, result, what, err);
 }

@@ -34,6 +34,11 @@ static uint64_t progress(const struct ls_watch *w, int rank) {
   return atomic_load(&w->rank[rank].step) * 3 + (uint64_t)atomic_load(&w->rank[rank].phase);
 }
 
+void ls_watch_failed(struct ls_watch *w, int rank) {
+  int expected = -1;
+  atomic_compare_exchange_strong(&w->blamed, &expected, rank);
+}
+
 int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, char *text, size_t size) {
   int64_t waited_ns = now_ns - atomic_load(&w->rank[rank].since_ns), limit_ns = atomic_load(&w->limit_ns);
   if (waited_ns < limit_ns) return -1;
@@ -46,8 +51,7 @@ int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, 
   int64_t since_ns = now_ns - atomic_load(&w->rank[last].since_ns);
   if (behind && since_ns < limit_ns) return -1;  // it is late, but has just come on
   if (!behind) last = rank;
-  int expected = -1;
-  atomic_compare_exchange_strong(&w->blamed, &expected, last);
+  ls_watch_failed(w, last);
   double seconds = (double)(behind ? since_ns : waited_ns) * 1e-9;
   if (behind) {
     snprintf(text, size, "rank %d (%s) is stuck: it has been computing step %" PRIu64 " for %.1f s while others wait",
@@ -60,6 +64,15 @@ int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, 
   return last;
 }
 
+// Nobody else can tell when all compute, or when there is only one.
+static ls_status check_itself(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, struct ls_error *err) {
+  int64_t since_ns = now_ns - atomic_load(&w->rank[rank].since_ns);
+  if (since_ns < atomic_load(&w->limit_ns)) return LS_OK;
+  ls_watch_failed(w, rank);
+  return ls_fail(err, LS_UNAVAILABLE, "rank %d (%s) is stuck: it has been computing step %" PRIu64 " for %.1f s", rank,
+                 w->rank[rank].device, step, (double)since_ns * 1e-9);
+}
+
 ls_status ls_watch_check(struct ls_watch *w, int rank, uint64_t step, bool exchanges, int64_t now_ns,
                          struct ls_error *err) {
   char why[256];
@@ -69,7 +82,7 @@ ls_status ls_watch_check(struct ls_watch *w, int rank, uint64_t step, bool excha
     return ls_fail(err, LS_UNAVAILABLE, "rank %d (%s) is stuck at step %" PRIu64 ": the others gave it up", rank,
                    w->rank[rank].device, step);
   }
-  if (!exchanges) return LS_OK;
+  if (!exchanges) return check_itself(w, rank, step, now_ns, err);
   if (atomic_load(&w->rank[rank].phase) != LS_WATCH_EXCHANGES) ls_watch_set(w, rank, step, LS_WATCH_EXCHANGES, now_ns);
   if (ls_watch_blame(w, rank, step, now_ns, why, sizeof why) < 0) return LS_OK;
   return ls_fail(err, LS_UNAVAILABLE, "%s", why);

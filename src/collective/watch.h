@@ -26,7 +26,7 @@ struct ls_watch {
     _Atomic int64_t since_ns;
     char device[16];  // "gpu3"; set before the ranks start
   } rank[LS_WATCH_RANKS];
-  _Atomic int blamed;  // the first rank that somebody gave up on; -1: none
+  _Atomic int blamed;  // the first rank that failed or that somebody gave up on; -1: none
   int64_t patience_ns;
   _Atomic int64_t limit_ns;  // how long a rank may stand still: the patience and four times the longest step
 };
@@ -36,8 +36,10 @@ void ls_watch_init(struct ls_watch *watch, int ranks, int64_t patience_ns, int64
 // A step took so long on its device.
 void ls_watch_learn(struct ls_watch *watch, int64_t step_ns);
 void ls_watch_set(struct ls_watch *watch, int rank, uint64_t step, enum ls_watch_phase phase, int64_t now_ns);
+// A rank has failed, for a reason that it says itself: whoever waits for it stops waiting. Only the first counts.
+void ls_watch_failed(struct ls_watch *watch, int rank);
 // What a rank asks while it waits for the end of `step`; `exchanges`: its own gradients are there. LS_UNAVAILABLE with a
-// sentence: somebody is stuck (ls_watch_blame). LS_CANCELLED: another rank has said so already, of others.
+// sentence: somebody is stuck (ls_watch_blame), or its own device is. LS_CANCELLED: another rank has failed or been blamed.
 ls_status ls_watch_check(struct ls_watch *watch, int rank, uint64_t step, bool exchanges, int64_t now_ns,
                          struct ls_error *err);
 // Called by `rank`, which exchanges at `step`. After the limit of that, with another rank that is behind: blames the one

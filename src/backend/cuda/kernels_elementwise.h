@@ -21,7 +21,8 @@ LS_BODY void ls_body_add(const struct ls_k_add *k, int64_t i) {
   int size = ls_group_size(k->n, i);
   float sum[LS_GROUP], v[LS_GROUP];
   ls_get_group(k->x[0], k->dtype, i, size, sum);
-  for (int j = 1; j < k->inputs; j++) {
+  LS_UNROLL for (int j = 1; j < LS_ADD_MAX; j++) {  // unrolled: else a copy of the arguments would lie in memory
+    if (j >= k->inputs) break;
     ls_get_group(k->x[j], k->dtype, i, size, v);
     LS_UNROLL for (int l = 0; l < LS_GROUP; l++) sum[l] += v[l];
   }
@@ -53,7 +54,8 @@ LS_BODY void ls_body_relu_backward(const struct ls_k_relu *k, int64_t i) {
   float v[LS_GROUP], more[LS_GROUP], sign[LS_GROUP];
   ls_get_group(k->from[0], k->dtype, i, size, v);
   ls_get_group(k->sign, k->dtype, i, size, sign);
-  for (int j = 1; j < k->inputs; j++) {
+  LS_UNROLL for (int j = 1; j < LS_ADD_MAX; j++) {  // as in add
+    if (j >= k->inputs) break;
     ls_get_group(k->from[j], k->dtype, i, size, more);
     LS_UNROLL for (int l = 0; l < LS_GROUP; l++) v[l] += more[l];
   }

@@ -65,6 +65,35 @@ LS_BODY void ls_pool_take(const float *value, int tap, float *most, int *best, f
   }
 }
 
+// Where the maxima of a stretch were; eight as one 16-byte word.
+LS_BODY void ls_put_taps(uint16_t *where, int64_t at, int width, const int *tap) {
+#ifdef __CUDACC__
+  if (width == LS_GROUP) {
+    *(uint4 *)(where + at) =
+        make_uint4((unsigned)tap[0] | (unsigned)tap[1] << 16, (unsigned)tap[2] | (unsigned)tap[3] << 16,
+                   (unsigned)tap[4] | (unsigned)tap[5] << 16, (unsigned)tap[6] | (unsigned)tap[7] << 16);
+    return;
+  }
+#endif
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+    if (l < width) where[at + l] = (uint16_t)tap[l];
+  }
+}
+
+LS_BODY void ls_get_taps(const uint16_t *where, int64_t at, int width, int *tap) {
+#ifdef __CUDACC__
+  if (width == LS_GROUP) {
+    uint4 word = *(const uint4 *)(where + at);
+    tap[0] = (int)(word.x & 0xffff), tap[1] = (int)(word.x >> 16), tap[2] = (int)(word.y & 0xffff),
+    tap[3] = (int)(word.y >> 16);
+    tap[4] = (int)(word.z & 0xffff), tap[5] = (int)(word.z >> 16), tap[6] = (int)(word.w & 0xffff),
+    tap[7] = (int)(word.w >> 16);
+    return;
+  }
+#endif
+  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) tap[l] = l < width ? where[at + l] : -1;
+}
+
 LS_BODY void ls_body_pool_forward(const struct ls_k_pool *k, int64_t i) {
   struct ls_place at = ls_place_of(i, k->c, k->q, k->p);
   int best[LS_GROUP];
@@ -85,10 +114,7 @@ LS_BODY void ls_body_pool_forward(const struct ls_k_pool *k, int64_t i) {
     LS_UNROLL for (int l = 0; l < LS_GROUP; l++) most[l] = sum[l] / divisor;
   }
   ls_put_stretch_of(k->to, k->dtype, at.index, at.width, most);
-  if (!k->where) return;
-  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    if (l < at.width) k->where[at.index + l] = (uint16_t)best[l];
-  }
+  if (k->where) ls_put_taps(k->where, at.index, at.width, best);
 }
 
 // Which window (on one axis) has its tap `r` at position `at`; -1: none.
@@ -102,6 +128,7 @@ LS_BODY int32_t ls_pool_window(int32_t at, int32_t r, int32_t stride, int32_t di
 LS_BODY void ls_body_pool_backward(const struct ls_k_pool *k, int64_t i) {
   struct ls_place to = ls_place_of(i, k->c, k->w, k->h);
   float sum[LS_GROUP] = {0}, v[LS_GROUP];
+  int tap[LS_GROUP];
   for (int32_t r = k->kernel[0] - 1; r >= 0; r--) {  // windows in ascending order
     int32_t p = ls_pool_window(to.h, r, k->stride[0], k->dilation[0], k->before[0], k->p);
     if (p < 0) continue;
@@ -111,9 +138,9 @@ LS_BODY void ls_body_pool_backward(const struct ls_k_pool *k, int64_t i) {
       int64_t at = (((int64_t)to.n * k->p + p) * k->q + q) * k->c + to.c;
       float divisor = k->average ? ls_pool_divisor(k, p, q) : 1;
       ls_get_stretch(k->from, k->dtype, at, to.width, v);
+      if (!k->average) ls_get_taps(k->where, at, to.width, tap);
       LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-        if (l >= to.width) continue;
-        if (k->average || k->where[at + l] == r * k->kernel[1] + s) sum[l] += v[l] / divisor;
+        if (k->average || tap[l] == r * k->kernel[1] + s) sum[l] += v[l] / divisor;
       }
     }
   }

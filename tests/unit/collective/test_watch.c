@@ -27,6 +27,35 @@ static void test_stuck_rank(void **state) {
   assert_int_equal(atomic_load(&w.blamed), 2);
 }
 
+// Nobody waits for the only one, or when all compute: then a rank says it of itself.
+static void test_all_compute(void **state) {
+  (void)state;
+  struct ls_watch w;
+  struct ls_error err = LS_ERROR_INIT;
+  ls_watch_init(&w, 2, limit, 0);
+  ls_watch_learn(&w, 0);
+  for (int i = 0; i < 2; i++) ls_watch_set(&w, i, 5, LS_WATCH_COMPUTES, second);
+  assert_int_equal(ls_watch_check(&w, 1, 5, false, 10 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 1, 5, false, 12 * second, &err), LS_UNAVAILABLE);
+  assert_string_equal(err.text, "rank 1 (gpu1) is stuck: it has been computing step 5 for 11.0 s");
+  assert_int_equal(ls_watch_check(&w, 0, 5, false, 12 * second, &err), LS_CANCELLED);
+}
+
+// Who has failed is waited for no longer, whatever it was about: nobody is blamed for it.
+static void test_one_that_failed(void **state) {
+  (void)state;
+  struct ls_watch w;
+  struct ls_error err = LS_ERROR_INIT;
+  ls_watch_init(&w, 2, limit, 0);
+  ls_watch_set(&w, 0, 3, LS_WATCH_EXCHANGES, second);
+  ls_watch_set(&w, 1, 3, LS_WATCH_INPUT, second);
+  assert_int_equal(ls_watch_check(&w, 0, 3, true, second, &err), LS_OK);
+  ls_watch_failed(&w, 1);
+  ls_watch_failed(&w, 0);  // too late to count
+  assert_int_equal(ls_watch_check(&w, 0, 3, true, second, &err), LS_CANCELLED);
+  assert_string_equal(err.text, "another worker failed");
+}
+
 static void test_one_that_comes_on(void **state) {
   (void)state;
   struct ls_watch w;
@@ -91,7 +120,7 @@ static void test_check(void **state) {
   ls_watch_init(&w, 3, limit, 0);
   ls_watch_learn(&w, 0);
   for (int i = 0; i < 3; i++) ls_watch_set(&w, i, 5, LS_WATCH_COMPUTES, second);
-  assert_int_equal(ls_watch_check(&w, 0, 5, false, 60 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 0, 5, false, 10 * second, &err), LS_OK);
   assert_int_equal(ls_watch_check(&w, 0, 5, true, 2 * second, &err), LS_OK);
   assert_int_equal(ls_watch_check(&w, 2, 5, true, 3 * second, &err), LS_OK);
   assert_int_equal(ls_watch_check(&w, 0, 5, true, 13 * second, &err), LS_UNAVAILABLE);
@@ -102,8 +131,9 @@ static void test_check(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_stuck_rank),     cmocka_unit_test(test_one_that_comes_on),
-                                     cmocka_unit_test(test_further_behind), cmocka_unit_test(test_stuck_exchange),
-                                     cmocka_unit_test(test_limit),          cmocka_unit_test(test_check)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_stuck_rank),      cmocka_unit_test(test_all_compute),
+                                     cmocka_unit_test(test_one_that_failed), cmocka_unit_test(test_one_that_comes_on),
+                                     cmocka_unit_test(test_further_behind),  cmocka_unit_test(test_stuck_exchange),
+                                     cmocka_unit_test(test_limit),           cmocka_unit_test(test_check)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
