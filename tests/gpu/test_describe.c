@@ -83,14 +83,19 @@ static const char h200[] =
     "\"memClockRateKHz\":3201000,\"l2CacheSize\":62914560,\"totalGlobalMem\":150000000000,"
     "\"deviceName\":\"NVIDIA H200\"}";
 
+static ls_status plan_by(const struct cuda_convolution *c, bool fused, const struct graph_rules *rules,
+                         struct graph *graph, struct ls_error *err) {
+  graph_init_for(graph, h200);
+  device_describe_product(graph, c, fused);
+  graph_finish(graph);
+  return graph_plan(graph, rules, err);
+}
+
 static ls_status plan_for(const struct cuda_convolution *c, bool fused, struct graph *graph, struct ls_error *err) {
   struct graph_rules rules = {.deterministic = true,
                               .no_tensor_core = c->dtype == LS_F32,
                               .most_workspace_bytes = (int64_t)cuda_workspace_limit(c)};
-  graph_init_for(graph, h200);
-  device_describe_product(graph, c, fused);
-  graph_finish(graph);
-  return graph_plan(graph, &rules, err);
+  return plan_by(c, fused, &rules, graph, err);
 }
 
 // Every convolution of the networks has a deterministic engine, float32 without TF32.
@@ -120,6 +125,7 @@ static void test_plans(void **state) {
       else
         printf("%s\n", err.text);
       missing += status != LS_OK && !c.bias;
+      if (status != LS_OK) assert_int_equal(status, LS_UNSUPPORTED);  // anything else ends a job
       graph_release(&graph);
     }
   }
@@ -259,6 +265,63 @@ static void test_described_engines(void **state) {
   assert_true(checked > 12);
 }
 
+static int64_t engine_of(cudnnBackendDescriptor_t config) {
+  char text[256];
+  long long engine = -1;
+  assert_true(graph_describe(config, text, sizeof text));
+  assert_int_equal(sscanf(text, "engine %lld", &engine), 1);
+  return engine;
+}
+
+static int index_of(int64_t engine, const int64_t *engines, int count) {
+  for (int i = 0; i < count; i++) {
+    if (engines[i] == engine) return i;
+  }
+  return -1;
+}
+
+// The plan is the first candidate that can be made ready, though fewer heuristics are asked for it. What is measured of the
+// candidates is one of every engine before a second of any.
+static void test_candidates(void **state) {
+  (void)state;
+  enum { MOST = 48 };
+  for (int i = 0; i < 6; i++) {
+    struct cuda_convolution c = convolution(64, 64, 56, 3, 1, 1);
+    struct graph_rules rules = {.deterministic = true, .most_workspace_bytes = (int64_t)1 << 24};
+    cudnnBackendDescriptor_t configs[MOST];
+    int64_t engines[MOST];
+    struct graph graph, planned;
+    struct ls_error err = LS_ERROR_INIT;
+    c.direction = (enum cuda_direction)(i % 3);
+    c.dtype = i / 3 ? LS_BF16 : LS_F32;
+    assert_int_equal(plan_by(&c, false, &rules, &planned, &err), LS_OK);
+    graph_init_for(&graph, h200);
+    device_describe_product(&graph, &c, false);
+    graph_finish(&graph);
+    int count = graph_candidates(&graph, &rules, configs, MOST), different = 0;
+    assert_true(count > 1);
+    cudnnBackendDescriptor_t first = configs[0];
+    for (int j = 0; j < count; j++) {
+      engines[j] = engine_of(configs[j]);
+      different += index_of(engines[j], engines, j) < 0;
+      if (graph.plan || !graph_take_within(&graph, configs[j], &rules)) continue;
+      assert_int_equal(graph.engine, planned.engine);
+      assert_int_equal(graph.workspace_bytes, planned.workspace_bytes);
+    }
+    assert_non_null(graph.plan);
+    graph_spread(configs, count);
+    assert_ptr_equal(configs[0], first);
+    for (int j = 0; j < count; j++) {
+      engines[j] = engine_of(configs[j]);
+      assert_int_equal(index_of(engines[j], engines, j) < 0, j < different);
+      cudnnBackendDestroyDescriptor(configs[j]);
+    }
+    printf("%d candidates of %d engines\n", count, different);
+    graph_release(&graph);
+    graph_release(&planned);
+  }
+}
+
 static void test_no_gpu(void **state) {
   (void)state;
   const struct ls_backend_ops *cuda = ls_backend_cuda();
@@ -278,6 +341,6 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_descriptions), cmocka_unit_test(test_wrong_description),
                                      cmocka_unit_test(test_plans),        cmocka_unit_test(test_workspace),
                                      cmocka_unit_test(test_statistics),   cmocka_unit_test(test_described_engines),
-                                     cmocka_unit_test(test_no_gpu)};
+                                     cmocka_unit_test(test_candidates),   cmocka_unit_test(test_no_gpu)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

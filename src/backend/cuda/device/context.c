@@ -3,6 +3,7 @@
 //
 // A context belongs to one worker thread, whose current device it sets. Its streams do not wait for the legacy default
 // stream. Nothing here allocates or blocks between the first step and the last, but for downloads.
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,11 @@ ls_status device_error(cudaError_t error, const char *what, struct ls_error *err
     default: status = LS_UNAVAILABLE;  // lost, busy, faulted: the context is gone
   }
   return ls_fail(err, status, "%s: %s (CUDA error %d)", what, cudaGetErrorString(error), (int)error);
+}
+
+ls_status device_alive(struct device_context *context, struct ls_error *err) {
+  cudaGetLastError();
+  return device_error(cudaStreamSynchronize(context->stream), "the GPU has failed", err);
 }
 
 // None, with LS_OK, where there is no driver or no GPU. Does not make a context on any of them.
@@ -87,8 +93,12 @@ static const struct cuda_machine machine = {.launch = launch,
                                             .product_free = device_product_free,
                                             .product_run = device_product_run};
 
+// One at a time: a handle's making loads and sets up the library, for all threads.
 static ls_status open_cudnn(struct device_context *context, struct ls_error *err) {
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  pthread_mutex_lock(&lock);
   cudnnStatus_t status = cudnnCreate(&context->cudnn);
+  pthread_mutex_unlock(&lock);
   if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(context->cudnn, context->stream);
   if (status == CUDNN_STATUS_SUCCESS) return LS_OK;
   char why[256];

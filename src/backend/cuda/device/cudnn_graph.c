@@ -59,11 +59,16 @@ void graph_release(struct graph *g) {
   *g = (struct graph){.handle = g->handle};
 }
 
+static bool is_memory(cudnnStatus_t status) {
+  return status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
+         status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
+}
+
 ls_status graph_error(const struct graph *g, struct ls_error *err) {
   if (g->status == CUDNN_STATUS_SUCCESS) return LS_OK;
   char why[256] = "";
   cudnnGetLastErrorString(why, sizeof why);
-  ls_status status = g->status == CUDNN_STATUS_ALLOC_FAILED ? LS_NO_MEMORY
+  ls_status status = is_memory(g->status) ? LS_NO_MEMORY
                      : g->status >= CUDNN_STATUS_NOT_SUPPORTED && g->status < CUDNN_STATUS_INTERNAL_ERROR
                          ? LS_UNSUPPORTED
                          : LS_INTERNAL;
@@ -303,23 +308,28 @@ ls_status graph_take_described(struct graph *g, const char *text, struct ls_erro
   finalise(g, config, what);
   LS_TRY(graph_error(g, err));
   if (graph_take(g, config)) return LS_OK;
-  return ls_fail(err, LS_UNSUPPORTED, "cuDNN cannot make '%s' ready", text);
+  return ls_fail(err, g->no_memory ? LS_NO_MEMORY : LS_UNSUPPORTED, "cuDNN cannot make '%s' ready%s", text,
+                 g->no_memory ? ", for want of memory" : "");
 }
 
 bool graph_take(struct graph *g, cudnnBackendDescriptor_t config) {
   cudnnBackendDescriptor_t plan = NULL;
   int64_t count = 0;
-  bool good = cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) == CUDNN_STATUS_SUCCESS &&
-              (g->device ? cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
-                                                    CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &g->device)
-                         : cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1,
-                                                    &g->handle)) == CUDNN_STATUS_SUCCESS &&
-              cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
-                                       &config) == CUDNN_STATUS_SUCCESS &&
-              cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS &&
-              cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
-                                       &g->workspace_bytes) == CUDNN_STATUS_SUCCESS;
-  if (!good) {
+  cudnnStatus_t status = cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan);
+  if (status == CUDNN_STATUS_SUCCESS)
+    status = g->device
+                 ? cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                            1, &g->device)
+                 : cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->handle);
+  if (status == CUDNN_STATUS_SUCCESS)
+    status = cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                      &config);
+  if (status == CUDNN_STATUS_SUCCESS) status = cudnnBackendFinalize(plan);
+  if (status == CUDNN_STATUS_SUCCESS)
+    status = cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
+                                      &g->workspace_bytes);
+  if (status != CUDNN_STATUS_SUCCESS) {
+    g->no_memory |= is_memory(status);
     if (plan) cudnnBackendDestroyDescriptor(plan);
     return false;
   }
@@ -361,24 +371,22 @@ static int ask_heuristics(struct graph *g, cudnnBackendHeurMode_t mode, cudnnBac
   return made;
 }
 
-static bool is_new(cudnnBackendDescriptor_t config, const cudnnBackendDescriptor_t *others, int count) {
-  char mine[DESCRIPTION], other[DESCRIPTION];
-  if (!graph_describe(config, mine, sizeof mine)) return false;
-  for (int i = 0; i < count; i++) {
-    if (graph_describe(others[i], other, sizeof other) && strcmp(mine, other) == 0) return false;
-  }
-  return true;
-}
+static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK};
+enum { MODES = sizeof modes / sizeof *modes };
 
 int graph_candidates(struct graph *g, const struct graph_rules *rules, cudnnBackendDescriptor_t *configs, int most) {
-  static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK};
+  char described[MOST_CONFIGS][DESCRIPTION];
   int count = 0;
   if (g->status != CUDNN_STATUS_SUCCESS) return 0;
-  for (size_t m = 0; m < sizeof modes / sizeof *modes && count < most; m++) {
+  if (most > MOST_CONFIGS) most = MOST_CONFIGS;
+  for (int m = 0; m < MODES && count < most; m++) {
     cudnnBackendDescriptor_t proposed[MOST_CONFIGS];
     int proposals = ask_heuristics(g, modes[m], proposed, MOST_CONFIGS);
     for (int i = 0; i < proposals; i++) {
-      if (count < most && allowed(proposed[i], rules) && is_new(proposed[i], configs, count))
+      bool good = count < most && allowed(proposed[i], rules) &&
+                  graph_describe(proposed[i], described[count], sizeof described[count]);
+      for (int j = 0; j < count && good; j++) good = strcmp(described[count], described[j]) != 0;
+      if (good)
         configs[count++] = proposed[i];
       else
         cudnnBackendDestroyDescriptor(proposed[i]);
@@ -387,13 +395,37 @@ int graph_candidates(struct graph *g, const struct graph_rules *rules, cudnnBack
   return count;
 }
 
+void graph_spread(cudnnBackendDescriptor_t *configs, int count) {
+  int64_t engine[MOST_CONFIGS];
+  int rank[MOST_CONFIGS];  // how many before it have the same engine
+  if (count > MOST_CONFIGS) return;
+  for (int i = 0; i < count; i++) {
+    engine[i] = engine_of(configs[i]);
+    rank[i] = 0;
+    for (int j = 0; j < i; j++) rank[i] += engine[j] == engine[i];
+  }
+  for (int i = 1; i < count; i++) {  // stable
+    cudnnBackendDescriptor_t config = configs[i];
+    int of = rank[i], j = i;
+    for (; j > 0 && rank[j - 1] > of; j--) configs[j] = configs[j - 1], rank[j] = rank[j - 1];
+    configs[j] = config;
+    rank[j] = of;
+  }
+}
+
+// Asks the heuristics of one mode only where those before had nothing.
 ls_status graph_plan(struct graph *g, const struct graph_rules *rules, struct ls_error *err) {
-  cudnnBackendDescriptor_t configs[MOST_CONFIGS];
   LS_TRY(graph_error(g, err));
-  int count = graph_candidates(g, rules, configs, MOST_CONFIGS);
-  for (int i = 0; i < count && !g->plan; i++) graph_take_within(g, configs[i], rules);
-  for (int i = 0; i < count; i++) cudnnBackendDestroyDescriptor(configs[i]);
+  for (int m = 0; m < MODES && !g->plan; m++) {
+    cudnnBackendDescriptor_t proposed[MOST_CONFIGS];
+    int proposals = ask_heuristics(g, modes[m], proposed, MOST_CONFIGS);
+    for (int i = 0; i < proposals; i++) {
+      if (!g->plan && allowed(proposed[i], rules)) graph_take_within(g, proposed[i], rules);
+      cudnnBackendDestroyDescriptor(proposed[i]);
+    }
+  }
   if (g->plan) return LS_OK;
+  if (g->no_memory) return ls_fail(err, LS_NO_MEMORY, "there is no memory for an engine of cuDNN");
   return ls_fail(err, LS_UNSUPPORTED, "cuDNN has no engine for it%s%s", rules->deterministic ? ", deterministic" : "",
                  rules->no_tensor_core ? ", in full float32" : "");
 }

@@ -29,6 +29,7 @@ struct graph {
   cudnnBackendDescriptor_t plan;
   int64_t engine;
   int64_t workspace_bytes;
+  bool no_memory;  // an engine could not be made ready for want of memory
   // The pointers of the last run and the pack made of them.
   cudnnBackendDescriptor_t pack;
   void *pointers[GRAPH_TENSORS], *workspace;
@@ -62,6 +63,8 @@ void graph_statistics(struct graph *graph, cudnnBackendDescriptor_t x, cudnnBack
 void graph_finish(struct graph *graph);
 // What the heuristics propose and the rules allow, without repetition, best guess first; the caller destroys them.
 int graph_candidates(struct graph *graph, const struct graph_rules *rules, cudnnBackendDescriptor_t *configs, int most);
+// Puts different engines before one engine with other knobs; best guess first all the same.
+void graph_spread(cudnnBackendDescriptor_t *configs, int count);
 // Makes a plan of it. False where that cannot be; the graph is as before then. graph_take_within: nor where it wants more
 // scratch memory than the rules allow; the graph is without a plan then.
 bool graph_take(struct graph *graph, cudnnBackendDescriptor_t config);
@@ -70,7 +73,7 @@ void graph_drop_plan(struct graph *graph);
 // "engine 62, knobs 1=2 3=4": the configuration in a form that lasts. False where it does not fit.
 bool graph_describe(cudnnBackendDescriptor_t config, char *text, size_t size);
 ls_status graph_take_described(struct graph *graph, const char *text, struct ls_error *err);
-// LS_UNSUPPORTED where no engine does it.
+// LS_UNSUPPORTED where no engine does it, LS_NO_MEMORY where there was no memory for one.
 ls_status graph_plan(struct graph *graph, const struct graph_rules *rules, struct ls_error *err);
 ls_status graph_run(struct graph *graph, int tensors, const int64_t *uids, void *const *pointers, void *workspace,
                     struct ls_error *err);
@@ -78,9 +81,10 @@ ls_status graph_run(struct graph *graph, int tensors, const int64_t *uids, void 
 // Numbers of a convolution's tensors.
 enum { UID_X = 1, UID_W, UID_Y, UID_BIAS, UID_SUM, UID_SQUARES, UID_PRODUCT, UID_BIASED };
 
-// tune.c: the fastest of the engines that the rules allow, in words; DEVICE_NO_ENGINE where there is none. The graph is
-// left without a plan. With statistics, `separate` is the plan of the convolution alone; DEVICE_SEPARATE where that and the
-// moments of its output are faster.
+// tune.c: the fastest of the engines that the rules allow, in words; DEVICE_NO_ENGINE where none runs. The graph is left
+// without a plan. `separate`: NULL, or the plan of the convolution alone, whose bias and ReLU, or statistics, are part of
+// the graph; DEVICE_SEPARATE where that plan with own kernels behind it is faster. An error, and no choice, where the GPU
+// has failed or has no memory to measure with.
 #define DEVICE_NO_ENGINE "none"
 #define DEVICE_SEPARATE "separate"
 struct device_context;
@@ -89,10 +93,8 @@ struct device_tuning {
   struct graph *graph, *separate;
   const struct cuda_convolution *convolution;
   const struct graph_rules *rules;
-  bool bias;  // of the graph
 };
 ls_status device_tune(const struct device_tuning *tuning, char *choice, struct ls_error *err);
-ls_status device_tune_statistics(const struct device_tuning *tuning, char *choice, struct ls_error *err);
 
 // cudnn_product.c: the operations of a convolution; fused: with its bias and ReLU. Statistics are always part of it.
 void device_describe_product(struct graph *graph, const struct cuda_convolution *convolution, bool fused);

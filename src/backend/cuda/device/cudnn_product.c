@@ -1,7 +1,8 @@
 // Convolutions and fully connected layers by cuDNN's graph interface. See cuda_internal.h, cudnn_graph.h.
 //
-// Forward with bias or ReLU is first described as one graph; where cuDNN has no engine for that under the rules, the
-// product alone is, and an own kernel does the rest (lower_product.c).
+// Forward with bias or ReLU is either one graph or the product alone and an own kernel (lower_product.c): what is faster,
+// where that is measured; else one graph where cuDNN has an engine for that under the rules. Any other failure than that
+// it has none is a failure: it must not decide about a job's bits.
 //
 // With statistics there is one graph or nothing: where cuDNN has no engine for it, or the product and own sums of its output
 // are faster, it is refused, and the planner describes convolution and batch norm apart. What cuDNN 9.19 has, asked with the
@@ -57,10 +58,7 @@ ls_status device_run_graph(struct graph *g, const struct cuda_product_args *args
   return graph_run(g, count, uids, pointers, args->scratch, err);
 }
 
-static ls_status choose(void *user, char *choice, struct ls_error *err) {
-  const struct device_tuning *t = user;
-  return t->convolution->statistics ? device_tune_statistics(t, choice, err) : device_tune(t, choice, err);
-}
+static ls_status choose(void *user, char *choice, struct ls_error *err) { return device_tune(user, choice, err); }
 
 // The engine that was chosen for such a convolution once, on such a GPU with this cuDNN.
 static ls_status plan_by_choice(struct device_tuning *t, bool fused, struct ls_error *err) {
@@ -69,8 +67,7 @@ static ls_status plan_by_choice(struct device_tuning *t, bool fused, struct ls_e
            t->context->properties.minor, cudnnGetVersion());
   cuda_convolution_key(t->convolution, machine, fused, t->context->base.fast, key, sizeof key);
   LS_TRY(ls_choices_get(t->context->base.choices, key, choose, t, choice, err));
-  if (strcmp(choice, DEVICE_SEPARATE) == 0)
-    return ls_fail(err, LS_UNSUPPORTED, "it is faster without statistics, and they by themselves");
+  if (strcmp(choice, DEVICE_SEPARATE) == 0) return ls_fail(err, LS_UNSUPPORTED, "the convolution is faster alone");
   if (strcmp(choice, DEVICE_NO_ENGINE) == 0)
     return ls_fail(err, LS_UNSUPPORTED, "cuDNN has no engine for it%s%s",
                    t->rules->deterministic ? ", deterministic" : "",
@@ -83,16 +80,20 @@ static ls_status plan(struct device_context *context, const struct cuda_convolut
   struct graph_rules rules = {.deterministic = !context->base.fast,
                               .no_tensor_core = c->dtype == LS_F32 && !c->tf32,
                               .most_workspace_bytes = (int64_t)cuda_workspace_limit(c)};
-  struct device_tuning tuning = {context, graph, separate, c, &rules, fused && c->bias};
+  struct device_tuning tuning = {context, graph, separate, c, &rules};
   graph_init(graph, context->cudnn);
   device_describe_product(graph, c, fused);
   graph_finish(graph);
   ls_status status = context->base.choices ? plan_by_choice(&tuning, fused, err) : graph_plan(graph, &rules, err);
-  if (status != LS_OK) graph_release(graph);
+  if (status == LS_OK) return LS_OK;
+  graph_release(graph);
+  // Where the GPU itself has failed, that is the reason, and not that no engine could be made ready.
+  LS_TRY(device_alive(context, err));
   return status;
 }
 
-// The choice is between it and the convolution alone, which is therefore planned first: choices are made one at a time.
+// With statistics. The choice is between it and the convolution alone, which is therefore planned first: choices are made
+// one at a time.
 static ls_status plan_statistics(struct device_context *context, const struct cuda_convolution *c, struct graph *graph,
                                  struct ls_error *err) {
   struct cuda_convolution alone = *c;
@@ -105,17 +106,38 @@ static ls_status plan_statistics(struct device_context *context, const struct cu
   return status;
 }
 
+// With bias or ReLU: in the same way, but that the convolution alone is what remains.
+static ls_status plan_fused(struct device_context *context, const struct cuda_convolution *c, struct graph *graph,
+                            bool *fused, struct ls_error *err) {
+  struct cuda_convolution alone = *c;
+  struct graph separate;
+  ls_status status = LS_UNSUPPORTED;
+  alone.bias = alone.relu = false;
+  if (context->base.choices) {
+    status = plan(context, &alone, false, NULL, &separate, err);
+    if (status != LS_OK && status != LS_UNSUPPORTED) return status;
+  }
+  bool have_separate = status == LS_OK;
+  status = plan(context, c, true, have_separate ? &separate : NULL, graph, err);
+  *fused = status == LS_OK;
+  if (status == LS_UNSUPPORTED && have_separate) {
+    *graph = separate;
+    return LS_OK;
+  }
+  if (have_separate) graph_release(&separate);
+  if (status == LS_UNSUPPORTED) status = plan(context, &alone, false, NULL, graph, err);
+  return status;
+}
+
 ls_status device_product_new(struct cuda_context *base, const struct cuda_convolution *c, struct cuda_product **result,
                              size_t *scratch_bytes, bool *fused, const char **kernel, struct ls_error *err) {
   struct device_context *context = (struct device_context *)base;
   struct cuda_product *product = calloc(1, sizeof *product);
   if (!product) return ls_fail(err, LS_NO_MEMORY, "no memory for a convolution");
-  *fused = (c->bias || c->relu) && plan(context, c, true, NULL, &product->graph, NULL) == LS_OK;
-  ls_status status = LS_OK;
-  if (c->statistics)
-    status = plan_statistics(context, c, &product->graph, err);
-  else if (!*fused)
-    status = plan(context, c, false, NULL, &product->graph, err);
+  *fused = false;
+  ls_status status = c->statistics        ? plan_statistics(context, c, &product->graph, err)
+                     : c->bias || c->relu ? plan_fused(context, c, &product->graph, fused, err)
+                                          : plan(context, c, false, NULL, &product->graph, err);
   if (status != LS_OK) {
     free(product);
     ls_error_prefix(err, "a convolution of %lldx%lldx%lldx%lld by %lldx%lldx%lldx%lld in %s", (long long)c->n,

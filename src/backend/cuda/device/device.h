@@ -22,6 +22,10 @@ struct device_context {
 ls_status device_error(cudaError_t error, const char *what, struct ls_error *err);
 #define CUDA_TRY(what, call) LS_TRY(device_error((call), what, err))
 
+// Whether the GPU still works, where something did not: LS_OK, after forgetting errors that it comes back from; else why
+// not. Waits for the context's stream, which must not be recording.
+ls_status device_alive(struct device_context *context, struct ls_error *err);
+
 static inline cudaStream_t device_stream(const struct device_context *context, struct ls_stream *stream) {
   return stream ? (cudaStream_t)(void *)stream : context->stream;
 }
