@@ -35,21 +35,39 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "worker/device.h"
 
+enum { LOOK_NS = 100000 };  // how often a worker looks for a late batch
+
 static ls_status stopped(struct ls_error *err) { return ls_fail(err, LS_CANCELLED, "another worker failed"); }
 
-// Waits for batch `index` and starts the upload of this worker's part, behind the input kernel of the one before.
-static ls_status fetch(struct worker *w, uint64_t index, struct ls_error *err) {
+// Waits for batch `index`. Only what the device waits too is time lost to input: while it computes, nothing is.
+static ls_status await_batch(struct worker *w, uint64_t index, bool computes, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
-  const struct ls_backend_ops *ops = w->backend.ops;
+  const struct ls_device_ops *device = w->backend.ops->device;
+  while (computes && device->event_done && t->loader && !ls_loader_ready(t->loader, index)) {
+    bool done = false;
+    LS_TRY(device->event_done(&w->backend, d->computed[0], &done, err));
+    computes = !done;
+    if (computes) nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
+  }
   int64_t start = ls_clock_ns();
   LS_TRY(trainer_batch(t, index, &d->batch, err));
   w->wait_ns += ls_clock_ns() - start;
   d->batch_step = index;
+  return LS_OK;
+}
+
+// Waits for batch `index` and starts the upload of this worker's part, behind the input kernel of the one before.
+static ls_status fetch(struct worker *w, uint64_t index, bool computes, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_worker *d = w->device;
+  const struct ls_backend_ops *ops = w->backend.ops;
+  LS_TRY(await_batch(w, index, computes, err));
   const struct ls_batch *batch = d->batch;
   int64_t images = t->shard_batch * t->shards_each, first = w->index * images, words = batch->place_words;
   int64_t bytes = batch->height * batch->width * ls_graph_input_shape(t->graph).dim[0];
@@ -314,7 +332,7 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   const struct ls_backend_ops *ops = w->backend.ops;
   d->step = t->step;
   device_says(w, LS_WATCH_INPUT);
-  if (!d->batch || d->batch_step != t->step) LS_TRY(fetch(w, t->step, err));
+  if (!d->batch || d->batch_step != t->step) LS_TRY(fetch(w, t->step, false, err));
   device_says(w, LS_WATCH_COMPUTES);
   set_numbers(w);
   size_t bytes = (size_t)t->shards_each * sizeof *d->steps;
@@ -326,7 +344,7 @@ static ls_status one_step(struct worker *w, struct ls_error *err) {
   LS_TRY(let_go(w, err));
   device_says(w, LS_WATCH_INPUT);
   // By its own count: worker 0 may have ended the step already.
-  if (d->step + 1 < t->target_step) LS_TRY(fetch(w, d->step + 1, err));
+  if (d->step + 1 < t->target_step) LS_TRY(fetch(w, d->step + 1, true, err));
   device_says(w, LS_WATCH_COMPUTES);
   LS_TRY(device_wait(w, err));
   if (w->index == 0) LS_TRY(end_step(w, err));
@@ -364,12 +382,13 @@ static ls_status add_views(struct worker *w, int shards, struct ls_error *err) {
   return status;
 }
 
-// One batch: the sums of this worker's shards go to where all workers' lie.
+// One batch: the sums of this worker's shards go to where all workers' lie. The next one is uploaded meanwhile, unless this
+// one is needed to its end (add_views).
 static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_error *err) {
   struct trainer *t = w->trainer;
   struct device_worker *d = w->device;
   const struct ls_backend_ops *ops = w->backend.ops;
-  LS_TRY(fetch(w, index, err));
+  if (!d->batch) LS_TRY(fetch(w, index, false, err));
   int64_t valid = d->batch->valid;
   LS_TRY(make_input(w, err));
   int shards = 0;
@@ -381,6 +400,8 @@ static ls_status evaluate_batch(struct worker *w, uint64_t index, struct ls_erro
   }
   size_t bytes = (size_t)t->shards_each * LS_METRICS * sizeof(float);
   LS_TRY(ops->download(&w->backend, NULL, d->host->shard_metrics, d->shard_metrics, bytes, err));
+  if (!t->view_sums) LS_TRY(let_go(w, err));
+  if (!t->view_sums && index + 1 < t->evaluation_batches) LS_TRY(fetch(w, index + 1, false, err));
   LS_TRY(ops->stream_wait_idle(&w->backend, NULL, err));
   for (int i = 0; i < shards; i++) {
     int shard = w->index * t->shards_each + i;
@@ -394,12 +415,16 @@ ls_status device_evaluate(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   // Training fetches no batch beyond the step where its command ends at the latest, and evaluations come only there.
   if (w->device->batch) return ls_fail(err, LS_INTERNAL, "an evaluation while a training batch waits");
-  for (uint64_t b = 0; b < t->evaluation_batches; b++) {
-    ls_status status = evaluate_batch(w, b, err);
+  int64_t wait_ns = w->wait_ns;
+  ls_status status = LS_OK;
+  for (uint64_t b = 0; b < t->evaluation_batches && status == LS_OK; b++) {
+    status = evaluate_batch(w, b, err);
+    if (status == LS_OK && !t->view_sums) continue;
     ls_status freed = let_go(w, status == LS_OK ? err : NULL);
-    if (status != LS_OK || freed != LS_OK) return status != LS_OK ? status : freed;
+    if (status == LS_OK) status = freed;
   }
-  return LS_OK;
+  w->wait_ns = wait_ns;  // it is training's share that is reported
+  return status;
 }
 
 ls_status device_refresh(struct worker *w, struct ls_error *err) {

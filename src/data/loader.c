@@ -446,6 +446,14 @@ ls_status ls_loader_wait(struct ls_loader *l, uint64_t index, const struct ls_ba
   return status;
 }
 
+bool ls_loader_ready(struct ls_loader *l, uint64_t index) {
+  const struct slot *slot = &l->slots[index % (uint64_t)l->depth];
+  pthread_mutex_lock(&l->lock);
+  bool ready = l->stop || index >= l->batches || (slot->state == SLOT_READY && slot->batch.index == index);
+  pthread_mutex_unlock(&l->lock);
+  return ready;
+}
+
 void ls_loader_done(struct ls_loader *l, const struct ls_batch *batch) {
   struct slot *slot = (struct slot *)(uintptr_t)batch;
   pthread_mutex_lock(&l->lock);

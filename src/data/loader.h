@@ -70,6 +70,8 @@ void ls_loader_free(struct ls_loader *loader);
 // consumer's `done`. LS_CANCELLED after ls_loader_stop; a reader's error comes here. LS_NOT_FOUND past the end of an
 // evaluation pass.
 ls_status ls_loader_wait(struct ls_loader *loader, uint64_t index, const struct ls_batch **batch, struct ls_error *err);
+// Whether ls_loader_wait would return at once.
+bool ls_loader_ready(struct ls_loader *loader, uint64_t index);
 void ls_loader_done(struct ls_loader *loader, const struct ls_batch *batch);
 // Wakes everyone with LS_CANCELLED.
 void ls_loader_stop(struct ls_loader *loader);

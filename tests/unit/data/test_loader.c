@@ -202,6 +202,7 @@ static void test_evaluation(void **state) {
     ls_loader_done(loader, batch);
   }
   struct ls_error err = LS_ERROR_INIT;
+  assert_true(ls_loader_ready(loader, 7));
   assert_int_equal(ls_loader_wait(loader, 7, &batch, &err), LS_NOT_FOUND);
   ls_loader_free(loader);
   ls_dataset_close(dataset);
@@ -278,12 +279,15 @@ static void test_stop(void **state) {
   struct ls_loader *loader = start(&options);
   const struct ls_batch *batch;
   assert_int_equal(ls_loader_wait(loader, 0, &batch, NULL), LS_OK);  // held: batch 1 cannot come
+  assert_true(ls_loader_ready(loader, 0));
+  assert_false(ls_loader_ready(loader, 1));
   pthread_t thread;
   pthread_create(&thread, NULL, wait_for_ever, loader);
   ls_loader_stop(loader);
   void *problem;
   pthread_join(thread, &problem);
   assert_null(problem);
+  assert_true(ls_loader_ready(loader, 1));
   ls_loader_free(loader);
   ls_dataset_close(dataset);
 }

@@ -198,11 +198,52 @@ static ls_status lost(struct ls_backend *backend, struct ls_stream *stream, cons
 
 static struct ls_backend_ops frail;
 
+// Events that can be told apart. The last that a worker makes is that of a step's end (device.c, make_streams).
+static _Thread_local char events[16];
+static _Thread_local int events_made;
+
+static ls_status event_numbered(struct ls_backend *backend, struct ls_event **event, struct ls_error *err) {
+  (void)backend, (void)err;
+  assert_in_range(events_made, 0, 15);
+  *event = (struct ls_event *)(void *)&events[events_made++];
+  return LS_OK;
+}
+
+static bool is_end(const struct ls_event *event) {
+  return event == (const struct ls_event *)(const void *)&events[events_made - 1];
+}
+
 static ls_status open_frail(int index, struct ls_backend *backend, struct ls_error *err) {
   ls_status status = ls_backend_cuda_twin()->open(index, backend, err);
   backend->ops = &frail;
   opened = index;
+  events_made = 0;
   return status;
+}
+
+// A batch that comes late, under a device that computes for a while yet or is done.
+static atomic_int looks;
+
+static ls_status computes_on(struct ls_backend *backend, struct ls_event *event, bool *done, struct ls_error *err) {
+  (void)backend, (void)err;
+  *done = is_end(event) || atomic_fetch_add(&looks, 1) % 3 == 2;
+  return LS_OK;
+}
+
+static void test_late_batch(void **state) {
+  (void)state;
+  static struct ls_device_ops device;
+  device = *ls_backend_cuda_twin()->device;
+  device.event_done = computes_on;
+  frail = *ls_backend_cuda_twin();
+  frail.device = &device;
+  frail.open = open_frail;
+  frail.event_new = event_numbered;
+  struct how how = {.folder = "late", .setting = "prefetch.depth=1", .workers = 2, .devices = 2, .backend = &frail};
+  struct ls_train_result late = train(&how);
+  assert_true(atomic_load(&looks) > 0);
+  how = (struct how){.folder = "late-whole", .workers = 1, .devices = 1, .backend = ls_backend_cuda_twin()};
+  assert_string_equal(late.parameters_sha256, train(&how).parameters_sha256);
 }
 
 static void on_outcome(void *user, const Lockstep__V1__Event *event) {
@@ -218,6 +259,7 @@ static void expect_failure(const char *folder, int workers, int64_t patience_ns,
   frail = *ls_backend_cuda_twin();
   frail.device = &failing;
   frail.open = open_frail;
+  frail.event_new = event_numbered;
   struct ls_error err = LS_ERROR_INIT;
   struct ls_train_result result;
   Lockstep__V1__Job *job = small_job(NULL);
@@ -344,13 +386,10 @@ static void test_prediction(void **state) {
 
 // A device that stands still: 1 of 0 and 1 computes no more in its tenth step, and the end of that step does not come for 0.
 static ls_status never_done(struct ls_backend *backend, struct ls_event *event, bool *done, struct ls_error *err) {
-  static _Thread_local int steps, asked;
-  (void)backend, (void)event, (void)err;
-  *done = steps < 9;  // the first that is asked for is the end of the step
-  if (*done)
-    steps++;
-  else
-    *done = opened == 0 && asked++ == 1;  // ... the second its own gradients
+  static _Thread_local int steps;
+  (void)backend, (void)err;
+  *done = steps < 9 || (opened == 0 && !is_end(event));
+  steps += *done && is_end(event);
   return LS_OK;
 }
 
@@ -428,6 +467,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_any_number_of_devices),
                                      cmocka_unit_test(test_stop_and_resume),
                                      cmocka_unit_test(test_ring_of_one),
+                                     cmocka_unit_test(test_late_batch),
                                      cmocka_unit_test(test_choices),
                                      cmocka_unit_test(test_eight_workers),
                                      cmocka_unit_test(test_buckets),
