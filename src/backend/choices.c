@@ -40,8 +40,13 @@ static ls_status add(struct ls_choices *c, const char *key, const char *choice, 
   }
   struct entry *e = &c->entries[c->count];
   *e = (struct entry){strdup(key), strdup(choice), recorded};
+  if (!e->key || !e->choice) {
+    free(e->key);
+    free(e->choice);
+    return ls_fail(err, LS_NO_MEMORY, "no memory for choices");
+  }
   c->count++;
-  return e->key && e->choice ? LS_OK : ls_fail(err, LS_NO_MEMORY, "no memory for choices");
+  return LS_OK;
 }
 
 static ls_status read_lines(struct ls_choices *c, char *text, const char *path, bool recorded, struct ls_error *err) {

@@ -37,8 +37,9 @@ enum ls_cli_exit {
 enum ls_option_kind {
   LS_OPTION_FLAG,      // bool
   LS_OPTION_TEXT,      // const char *
-  LS_OPTION_NUMBER,    // uint64_t, at least `minimum`
-  LS_OPTION_REAL,      // double
+  LS_OPTION_NUMBER,    // uint64_t, from `minimum` to INT32_MAX: it fits where it goes from there
+  LS_OPTION_SEED,      // uint64_t, any
+  LS_OPTION_REAL,      // double, at least `minimum`, finite
   LS_OPTION_LIST,      // struct ls_text_list; may be given many times
   LS_OPTION_FORMAT,    // enum ls_output_format
   LS_OPTION_OPTIONAL,  // const char *: "" when given without =VALUE

@@ -166,7 +166,7 @@ static const struct ls_option rows[] = {
     {0, "direct", NULL, LS_OPTION_FLAG, offsetof(struct options, direct), 0, "read past the page cache"},
     {0, "in-order", NULL, LS_OPTION_FLAG, offsetof(struct options, in_order), 0, "read in order instead of shuffled"},
     {0, "blocks", NULL, LS_OPTION_FLAG, offsetof(struct options, blocks), 0, "shuffle blocks instead of single images"},
-    {0, "seed", "NUMBER", LS_OPTION_NUMBER, offsetof(struct options, seed), 0, "of the random draws (1)"},
+    {0, "seed", "NUMBER", LS_OPTION_SEED, offsetof(struct options, seed), 0, "of the random draws (1)"},
     LS_OPTION_OUTPUT(struct options),
 };
 

@@ -1,10 +1,10 @@
 // lockstep eval and lockstep predict: a trained model over a data set, or on image files.
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "checkpoint/checkpoint.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/image.h"
@@ -25,21 +25,14 @@ static bool ends_with(const char *text, const char *end) {
 
 // The checkpoint of the last step in FOLDER/checkpoints; the caller frees it. NULL when there is none.
 static char *newest_checkpoint(const char *folder) {
-  char *path = ls_path_join(folder, "checkpoints"), *best = NULL;
-  DIR *stream = path ? opendir(path) : NULL;
-  if (stream) {
-    for (const struct dirent *entry; (entry = readdir(stream));) {
-      if (entry->d_name[0] == '.' || !ends_with(entry->d_name, ".h5")) continue;
-      if (best && strverscmp(entry->d_name, best) <= 0) continue;
-      free(best);
-      best = strdup(entry->d_name);
-    }
-    closedir(stream);
-  }
-  char *whole = best ? ls_path_join(path, best) : NULL;
-  free(best);
+  char *path = ls_path_join(folder, "checkpoints"), *newest = NULL;
+  uint64_t *steps = NULL;
+  int count = 0;
+  if (path && ls_checkpoint_list(path, &steps, &count, NULL) == LS_OK && count > 0)
+    newest = ls_checkpoint_path(path, steps[0]);
+  free(steps);
   free(path);
-  return whole;
+  return newest;
 }
 
 // What MODEL means: a file; a job's folder (its final.h5, else its newest checkpoint); else a job of the daemon.

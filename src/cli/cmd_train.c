@@ -75,9 +75,22 @@ static bool highest_attempt(void *user, const Lockstep__V1__Event *event) {
   return true;
 }
 
+// For --fresh: removes a job's folder, or an empty one. What else stands there is not ours to delete.
+static ls_status clear(const char *folder, struct ls_error *err) {
+  char *path = ls_path_join(folder, "job.json");
+  if (!path) return ls_fail(err, LS_NO_MEMORY, "memory ran out");
+  bool of_a_job = access(path, F_OK) == 0;
+  free(path);
+  if (of_a_job) return ls_folder_remove(folder, err);
+  if (rmdir(folder) == 0 || errno == ENOENT) return LS_OK;
+  if (errno != ENOTEMPTY && errno != EEXIST) return ls_fail_errno(err, errno, "cannot remove '%s'", folder);
+  return ls_fail(err, LS_INVALID, "the folder '%s' is no job's (it has no job.json), so --fresh does not delete it",
+                 folder);
+}
+
 // Makes the folder, writes job.json, and finds the number of this attempt.
 static ls_status prepare(struct run *run, struct ls_error *err) {
-  if (run->options->fresh) LS_TRY(ls_folder_remove(run->folder, err));
+  if (run->options->fresh) LS_TRY(clear(run->folder, err));
   LS_TRY(ls_folder_make(run->folder, 0777, err));
   bool same = false;
   ls_status status = compare(run, &same, err);
@@ -178,7 +191,8 @@ static const struct ls_option rows[] = {
      "folder for checkpoints, events and the model (runs/NAME)"},
     {'d', "devices", "N", LS_OPTION_NUMBER, offsetof(struct options, devices), 1,
      "number of devices, whatever the job says; the result has the same bits"},
-    {0, "fresh", NULL, LS_OPTION_FLAG, offsetof(struct options, fresh), 0, "delete the folder first, start at step 0"},
+    {0, "fresh", NULL, LS_OPTION_FLAG, offsetof(struct options, fresh), 0,
+     "delete the job's folder first, start at step 0"},
     {0, "profile", "FILE", LS_OPTION_OPTIONAL, offsetof(struct options, profile), 0,
      "write where the time goes, as a trace (DIR/profile.json)"},
     {'q', "quiet", NULL, LS_OPTION_FLAG, offsetof(struct options, quiet), 0, "no progress"},

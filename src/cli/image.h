@@ -4,7 +4,7 @@
 
 #include "worker/inference.h"
 
-// Decodes a PNG or JPEG file (told apart by its first bytes, not its name) to 8-bit grey or RGB; transparency is dropped.
+// Decodes a PNG or JPEG file (told apart by its first bytes, not its name) to 8-bit RGB; transparency is dropped.
 // The caller frees (void *)image->pixels.
 ls_status ls_image_read(const char *path, struct ls_predict_image *image, struct ls_error *err);
 

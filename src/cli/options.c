@@ -2,6 +2,7 @@
 // beginning.
 #include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,18 +48,20 @@ static int store(const struct ls_command *command, const struct ls_option *optio
       list->item[list->count++] = value;
       return LS_CLI_OK;
     }
-    case LS_OPTION_NUMBER: {
+    case LS_OPTION_NUMBER:
+    case LS_OPTION_SEED: {
       unsigned long long number = strtoull(value, &end, 10);
-      if (!isdigit((unsigned char)value[0]) || *end || errno || number < option->minimum) {
-        return ls_cli_complain(LS_CLI_USAGE, "--%s is '%s', allowed is a whole number from %llu on", option->name,
-                               value, (unsigned long long)option->minimum);
+      unsigned long long maximum = option->kind == LS_OPTION_SEED ? UINT64_MAX : INT32_MAX;
+      if (!isdigit((unsigned char)value[0]) || *end || errno || number < option->minimum || number > maximum) {
+        return ls_cli_complain(LS_CLI_USAGE, "--%s is '%s', allowed is a whole number from %llu to %llu", option->name,
+                               value, (unsigned long long)option->minimum, maximum);
       }
       *(uint64_t *)target = number;
       return LS_CLI_OK;
     }
     case LS_OPTION_REAL: {
       double number = strtod(value, &end);
-      if (end == value || *end || errno || !(number >= (double)option->minimum)) {
+      if (end == value || *end || errno || !isfinite(number) || number < (double)option->minimum) {
         return ls_cli_complain(LS_CLI_USAGE, "--%s is '%s', allowed is a number from %llu on", option->name, value,
                                (unsigned long long)option->minimum);
       }

@@ -1,4 +1,4 @@
-// JPEG (libjpeg-turbo) and PNG (libpng) to pixels: internal to src/data. A decoder belongs to one thread.
+// JPEG (libjpeg-turbo) and PNG (libpng) to pixels: for src/data and for single image files. A decoder belongs to one thread.
 #ifndef LS_DATA_CODEC_H
 #define LS_DATA_CODEC_H
 

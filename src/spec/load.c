@@ -62,17 +62,27 @@ ls_status ls_spec_list_networks(char ***names, size_t *count, struct ls_error *e
                          : ls_fail(err, LS_NOT_FOUND,
                                    "no folder of networks found; set LOCKSTEP_CONFIGS to the one that holds models/");
   size_t capacity = 0;
-  for (struct dirent *entry; folder && (entry = readdir(folder)) != NULL;) {
+  for (struct dirent *entry; status == LS_OK && (entry = readdir(folder)) != NULL;) {
     if (!has_suffix(entry->d_name, ".yaml")) continue;
     if (*count == capacity) {
       capacity = capacity ? 2 * capacity : 32;
       char **grown = realloc(*names, capacity * sizeof *grown);
-      if (!grown) break;
-      *names = grown;
+      if (grown) *names = grown;
+      if (!grown) status = LS_NO_MEMORY;
     }
-    (*names)[(*count)++] = strndup(entry->d_name, strlen(entry->d_name) - 5);
+    char *name = status == LS_OK ? strndup(entry->d_name, strlen(entry->d_name) - 5) : NULL;
+    if (name)
+      (*names)[(*count)++] = name;
+    else
+      status = ls_fail(err, LS_NO_MEMORY, "no memory for the names of the networks");
   }
   if (folder) closedir(folder);
+  if (status != LS_OK) {
+    for (size_t i = 0; i < *count; i++) free((*names)[i]);
+    free(*names);
+    *names = NULL;
+    *count = 0;
+  }
   if (*count) qsort(*names, *count, sizeof **names, by_name);
   free(models);
   free(configs);

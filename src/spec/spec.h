@@ -23,9 +23,9 @@ ls_status ls_spec_parse(const char *text, size_t size, const char *file_name, co
                         const char *const *settings, size_t setting_count, ProtobufCMessage **message,
                         struct ls_error *err);
 
-// Where models, jobs and the schema's files are looked for: "" for the built-in search (LOCKSTEP_CONFIGS, the source
-// tree's configs/, ../share/lockstep beside the program).
-// Loads a network by name or path, blocks expanded.
+// Loads a network, blocks expanded: by its name, which is looked for in models/ of LOCKSTEP_CONFIGS, else of
+// ../share/lockstep beside the program, else of the source tree's configs/; or by a path, beside the folder `relative_to`
+// (NULL: the current one).
 ls_status ls_spec_load_network(const char *name_or_path, const char *relative_to, Lockstep__V1__Network **network,
                                struct ls_error *err);
 // Names of the networks in the search path, sorted; the caller frees the array and each name.

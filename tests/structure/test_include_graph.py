@@ -47,7 +47,7 @@ FOREIGN = [
     (r"^microhttpd\.h", ["daemon/"]),
     (r"^libfyaml\.h", ["src/spec/"]),
     (r"^(xxhash\.h|openssl/)", ["src/base/"]),
-    (r"^(png|jpeglib|zlib|liburing|turbojpeg)\.h", ["src/data/", "src/cli/"]),
+    (r"^(png|jpeglib|zlib|liburing|turbojpeg)\.h", ["src/data/"]),
     (r"^protobuf-c/", ["src/spec/", "src/rpc/", "src/cli/", "daemon/"]),
     (r"^(arm_neon|immintrin|x86intrin)\.h", ["src/backend/", "src/optim/", "src/collective/", "src/data/"]),
 ]

@@ -83,6 +83,21 @@ def test_ten_crop():
         assert abs(results[2]["loss"] - results[0]["loss"]) < 1e-5, results
 
 
+def test_fresh_deletes_jobs_only():
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        path = place.write("job.yaml", JOB.replace("epochs: 2", "steps: 2"))
+        os.mkdir(place.path("mine"))
+        kept = place.write("mine/letter.txt", "dear")
+        refused = place.run("train", path, "-O", place.path("mine"), "--fresh")
+        assert refused.returncode == 2 and "no job's" in refused.stderr and refused.stderr.count("\n") == 1, refused
+        assert os.path.exists(kept)
+        os.mkdir(place.path("empty"))
+        for folder in ("empty", "empty", "new"):
+            result = place.run("train", path, "-O", place.path(folder), "--fresh")
+            assert result.returncode == 0, result
+
+
 def test_eval_and_predict():
     with Place() as place:
         write_data(place.path("tiny.h5"))
@@ -120,6 +135,20 @@ def test_eval_and_predict():
             absent = place.run(*arguments, "--kind", "gpu")
             assert absent.returncode == 2 and "gpu was asked for, but" in absent.stderr, absent
             assert absent.stderr.count("\n") == 1, absent
+        # A file shows what an import of it would: transparency is dropped, inks are made colours.
+        hidden = Image.fromarray(images[0][:, :, 0]).convert("RGBA")
+        hidden.putalpha(0)
+        hidden.save(place.path("hidden.png"))
+        Image.fromarray(images[0][:, :, 0]).convert("RGB").convert("CMYK").save(place.path("ink.jpg"), quality=98)
+        Image.new("L", (40000, 2)).save(place.path("long.png"))
+        files = [names[0], place.path("hidden.png"), place.path("ink.jpg"), place.path("long.png")]
+        same = place.run("predict", model, *files, "-o", "json")
+        assert same.returncode == 0, same
+        same = [a["classes"] for a in json.loads(same.stdout)]
+        assert same[0] == same[1] and same[2][0]["class"] == same[0][0]["class"], same
+        Image.new("L", (70000, 2)).save(place.path("long.png"))
+        bad = place.run("predict", model, place.path("long.png"))
+        assert bad.returncode != 0 and "2x70000 pixels; allowed are 1 to 65536" in bad.stderr, bad
         place.write("text.png", "this is not an image")
         bad = place.run("predict", model, place.path("text.png"))
         assert bad.returncode in (1, 2) and "text.png" in bad.stderr and bad.stderr.count("\n") == 1, bad

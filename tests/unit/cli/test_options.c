@@ -11,7 +11,7 @@
 struct options {
   bool flag;
   const char *text, *optional;
-  uint64_t number;
+  uint64_t number, seed;
   double real;
   struct ls_text_list list;
   enum ls_output_format format;
@@ -22,6 +22,7 @@ static const struct ls_option rows[] = {
     {'t', "text", "TEXT", LS_OPTION_TEXT, offsetof(struct options, text), 0, "a text"},
     {0, "optional", "TEXT", LS_OPTION_OPTIONAL, offsetof(struct options, optional), 0, "a text or nothing"},
     {'n', "number", "N", LS_OPTION_NUMBER, offsetof(struct options, number), 3, "a number"},
+    {'s', "seed", "N", LS_OPTION_SEED, offsetof(struct options, seed), 0, "a wide number"},
     {'r', "real", "X", LS_OPTION_REAL, offsetof(struct options, real), 0, "a real number"},
     {'l', "list", "TEXT", LS_OPTION_LIST, offsetof(struct options, list), 0, "many"},
     LS_OPTION_OUTPUT(struct options),
@@ -88,15 +89,18 @@ static void test_ways_of_writing(void **state) {
   assert_int_equal(parse("-", &o), LS_CLI_OK);  // a lone dash is an argument
   assert_int_equal(parse("--help", &o), LS_CLI_OK);
   assert_true(help);
+  assert_int_equal(parse("a -n 2147483647 -s 18446744073709551615", &o), LS_CLI_OK);  // the largest
+  assert_int_equal(o.number, INT32_MAX);
+  assert_true(o.seed == UINT64_MAX);
 }
 
 static void test_refused(void **state) {
   (void)state;
   static const char *const lines[] = {
-      "",           "a b c",        "a --flag=x",  "a --nothing", "a -z",
-      "a --number", "a --number 2", "a -n -1",     "a -n 3x",     "a -n 99999999999999999999",
-      "a --real x", "a --real nan", "a --real -1", "a -o yaml",   "a -t",
-      "a --o json",
+      "",           "a b c",           "a --flag=x",      "a --nothing", "a -z",
+      "a --number", "a --number 2",    "a -n -1",         "a -n 3x",     "a -n 99999999999999999999",
+      "a --real x", "a --real nan",    "a --real -1",     "a -o yaml",   "a -t",
+      "a --o json", "a -n 2147483648", "a -n 4294967296", "a -r inf",    "a -s 18446744073709551616",
   };
   for (size_t i = 0; i < LS_COUNT(lines); i++) {
     struct options o;
