@@ -4,6 +4,9 @@
 For each case the better of the two 16-bit types of each side is chosen by one run, and for PyTorch the best of
 torch.compile's modes; then pairs of measurements follow in turn, both processes on the same GPU. PyTorch's stays between
 its measurements, so that it compiles once; its images lie on the GPU, ours travel there in every step.
+
+A case takes minutes, most of them torch.compile's, which runs for each of PyTorch's ways: where time is short, one --only a
+call, and --precisions bfloat16 --modes default --pairs 3.
 """
 import argparse
 import datetime
@@ -57,28 +60,33 @@ class Peer:
 
     def __init__(self, args, network, batch, precision, mode):
         self.name = f"{precision}, {mode}"
+        self.log = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop the process when it is full
         self.process = subprocess.Popen(
             [sys.executable, os.path.join(HERE, "torch_gpu.py"), network, "--batch", str(batch), "--precision", precision,
              "--mode", mode, "--device", "cuda" if args.kind == "gpu" else "cpu"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.about = self.answer()
 
     def answer(self):
-        line = self.process.stdout.readline()
-        if line:
-            return json.loads(line)
-        text = self.process.stderr.read().strip()
+        for line in self.process.stdout:
+            if line.startswith("{"):  # libraries print there, too
+                return json.loads(line)
         self.process.wait()
-        raise Failed(f"PyTorch ({self.name}): {text[-400:]}")
+        self.log.seek(0)
+        raise Failed(f"PyTorch ({self.name}): {self.log.read().strip()[-400:]}")
 
     def measure(self, steps):
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is gone: answer() says why
         return self.answer()
 
     def end(self):
         self.process.kill()
         self.process.communicate()
+        self.log.close()
 
 
 def steps_for(args, images_per_s, batch):
@@ -127,6 +135,9 @@ def compare(args, case):
             first = ours(args, network, batch, steps, precision) if pair % 2 == 0 else None
             other = peer.measure(steps)
             pairs.append((first or ours(args, network, batch, steps, precision), other))
+            rates = [measured["images_per_s"] for measured in pairs[-1]]
+            print(f"  {network} {batch}, pair {pair + 1}: {rates[0]:.1f} and {rates[1]:.1f} images/s", file=sys.stderr,
+                  flush=True)
     finally:
         peer.end()
     ratios = [own["images_per_s"] / other["images_per_s"] for own, other in pairs]
@@ -244,17 +255,20 @@ def commit():
     return found.stdout.strip() or "unknown"
 
 
-def record(args, rows):
-    """Appends a table to RESULTS.md beside this file, and to $OUT where that is set."""
-    lines = [f"\n## {datetime.date.today()}: {rows[0]['device']}, driver {driver()}, commit {commit()}\n",
-             f"`tests/bench/gpu.sh {' '.join(sys.argv[1:])}`; PyTorch {rows[0]['about']['version']}, cuDNN "
-             f"{rows[0]['about']['cudnn']}.\n",
-             "| network | batch | images/s | peer's images/s | ratio | device memory, ours / PyTorch | bar |",
-             "|---|---|---|---|---|---|---|"]
-    for r in rows:
-        memory = f"{r['memory']:.2f} ({r['own_memory'] / 2**20:.0f} MiB)" if r["memory"] else "-"
-        lines.append(f"| {r['network']} | {r['batch']} | {r['ours']:.1f} ({r['precision']}) | {r['torch']:.1f} ({r['peer']}) | "
-                     f"**{r['ratio']:.2f}** ({r['lowest']:.2f}–{r['highest']:.2f}) | {memory} | {r['bar']:.1f} {verdict(r)} |")
+def record(args, row, first):
+    """Appends a row, the first with a heading, to RESULTS.md beside this file, and to $OUT where that is set. At once: if
+    what follows takes too long, what was measured is not lost."""
+    lines = []
+    if first:
+        lines = [f"\n## {datetime.date.today()}: {row['device']}, driver {driver()}, commit {commit()}\n",
+                 f"`tests/bench/gpu.sh {' '.join(sys.argv[1:])}`; PyTorch {row['about']['version']}, cuDNN "
+                 f"{row['about']['cudnn']}.\n",
+                 "| network | batch | images/s | peer's images/s | ratio | device memory, ours / PyTorch | bar |",
+                 "|---|---|---|---|---|---|---|"]
+    memory = f"{row['memory']:.2f} ({row['own_memory'] / 2**20:.0f} MiB)" if row["memory"] else "-"
+    lines.append(f"| {row['network']} | {row['batch']} | {row['ours']:.1f} ({row['precision']}) | {row['torch']:.1f} "
+                 f"({row['peer']}) | **{row['ratio']:.2f}** ({row['lowest']:.2f}–{row['highest']:.2f}) | {memory} | "
+                 f"{row['bar']:.1f} {verdict(row)} |")
     for folder in {args.results or HERE, os.environ.get("OUT") or args.results or HERE}:
         with open(os.path.join(folder, "RESULTS.md"), "a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
@@ -284,14 +298,14 @@ def main():
         try:
             rows.append((compare_own if case in OWN else compare)(args, case))
             print(text_of(rows[-1]), flush=True)
+            if args.record:
+                record(args, rows[-1], len(rows) == 1)
         except (Failed, ValueError, KeyError) as error:
             failed = True
             print(f"{case[0]:<20} {case[1]:>5}  could not be measured: {error}", flush=True)
     memory = [r["memory"] for r in rows if r["memory"]]
     if memory:
         print(f"device memory at most {max(memory):.2f}x PyTorch's: bar {MEMORY_BAR}, stretch {MEMORY_STRETCH}")
-    if args.record and rows:
-        record(args, rows)
     missed = [r for r in rows if r["ratio"] < r["bar"]] or [m for m in memory if m > MEMORY_BAR]
     sys.exit(1 if failed or (args.check and missed) else 0)
 
