@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "backend/cuda/device/cudnn_graph.h"
+#include "support/h200.h"
 
 static struct cuda_convolution convolution(int64_t c, int64_t k, int64_t size, int64_t r, int64_t stride,
                                            int64_t groups) {
@@ -72,16 +73,6 @@ static void test_wrong_description(void **state) {
   assert_int_equal(graph.operations, 0);
   graph_release(&graph);
 }
-
-// An H200, as cuDNN describes it: plans are made for it without one.
-static const char h200[] =
-    "{\"cudaDeviceId\":0,\"deviceVer\":900,\"driverVer\":13000,\"maxGridSize\":[2147483647,65535,65535],"
-    "\"maxBlockSize\":[1024,1024,64],\"regsPerBlock\":65536,\"multiProcessorCount\":132,\"warpSize\":32,"
-    "\"maxSharedMemoryPerBlock\":49152,\"maxSharedMemoryPerBlockOptin\":232448,\"reservedSharedMemoryPerBlock\":1024,"
-    "\"maxRegistersPerSM\":65536,\"maxCtasPerSM\":32,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":2048,"
-    "\"pciDeviceId\":0,\"isTccDriver\":0,\"supportCoopLaunch\":1,\"smClockRateKHz\":1980000,"
-    "\"memClockRateKHz\":3201000,\"l2CacheSize\":62914560,\"totalGlobalMem\":150000000000,"
-    "\"deviceName\":\"NVIDIA H200\"}";
 
 static ls_status plan_by(const struct cuda_convolution *c, bool fused, const struct graph_rules *rules,
                          struct graph *graph, struct ls_error *err) {

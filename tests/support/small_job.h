@@ -22,28 +22,31 @@ enum { SIDE = 12, CLASSES = 4, TRAIN = 96, TEST = 40 };
 
 static char small_folder[] = "/tmp/lockstep-train-XXXXXX";
 
-static const char small_job_text[] =
-    "name: small\n"
-    "network:\n"
-    "  name: small\n"
-    "  input: {channels: 1, height: 12, width: 12}\n"
-    "  layers:\n"
-    "    - {convolution: {filters: 6, kernel: 3, pad: 1, bias: false}}\n"
-    "    - {batch_norm: {}}\n"
-    "    - relu\n"
-    "    - {max_pool: {kernel: 2}}\n"
-    "    - {fully_connected: {units: 16}}\n"
-    "    - relu\n"
-    "    - {dropout: {rate: 0.2}}\n"
-    "    - {fully_connected: {units: 4}}\n"
-    "    - {softmax_cross_entropy: {}}\n"
-    "batch_size: 16\n"
-    "shards: 4\n"
-    "devices: {kind: cpu, oversubscribe: true}\n"
-    "epochs: 4\n"
-    "optimizer: {sgd: {learning_rate: 0.05, momentum: 0.9}}\n"
-    "augment: [{horizontal_flip: {}}]\n"
-    "checkpoint: {every: 3 steps, keep: 2}\n";
+// With more layers behind the first three.
+#define SMALL_JOB_WITH(more)                                            \
+  "name: small\n"                                                       \
+  "network:\n"                                                          \
+  "  name: small\n"                                                     \
+  "  input: {channels: 1, height: 12, width: 12}\n"                     \
+  "  layers:\n"                                                         \
+  "    - {convolution: {filters: 6, kernel: 3, pad: 1, bias: false}}\n" \
+  "    - {batch_norm: {}}\n"                                            \
+  "    - relu\n" more                                                   \
+  "    - {max_pool: {kernel: 2}}\n"                                     \
+  "    - {fully_connected: {units: 16}}\n"                              \
+  "    - relu\n"                                                        \
+  "    - {dropout: {rate: 0.2}}\n"                                      \
+  "    - {fully_connected: {units: 4}}\n"                               \
+  "    - {softmax_cross_entropy: {}}\n"                                 \
+  "batch_size: 16\n"                                                    \
+  "shards: 4\n"                                                         \
+  "devices: {kind: cpu, oversubscribe: true}\n"                         \
+  "epochs: 4\n"                                                         \
+  "optimizer: {sgd: {learning_rate: 0.05, momentum: 0.9}}\n"            \
+  "augment: [{horizontal_flip: {}}]\n"                                  \
+  "checkpoint: {every: 3 steps, keep: 2}\n"
+
+static const char small_job_text[] = SMALL_JOB_WITH("");
 
 // The class decides which rows are bright.
 static inline void small_put_images(struct ls_data_writer *writer, const char *name, int count) {
@@ -89,18 +92,20 @@ static inline int small_tear_down(void **state) {
 }
 
 // `setting`: one more, "KEY=VALUE", or NULL.
-static inline Lockstep__V1__Job *small_job(const char *setting) {
+static inline Lockstep__V1__Job *small_job_of(const char *text, const char *setting) {
   char train[128], validation[128];
   snprintf(train, sizeof train, "data.train=%s/data.h5:/train", small_folder);
   snprintf(validation, sizeof validation, "data.validation=%s/data.h5:/test", small_folder);
   const char *settings[] = {train, validation, setting};
   struct ls_error err = LS_ERROR_INIT;
   ProtobufCMessage *message = NULL;
-  ls_status status = ls_spec_parse(small_job_text, strlen(small_job_text), "job", &lockstep__v1__job__descriptor,
-                                   settings, setting ? 3 : 2, &message, &err);
+  ls_status status = ls_spec_parse(text, strlen(text), "job", &lockstep__v1__job__descriptor, settings, setting ? 3 : 2,
+                                   &message, &err);
   if (status == LS_OK) status = ls_spec_complete_job((Lockstep__V1__Job *)message, &err);
   if (status != LS_OK) fail_msg("%s", err.text);
   return (Lockstep__V1__Job *)message;
 }
+
+static inline Lockstep__V1__Job *small_job(const char *setting) { return small_job_of(small_job_text, setting); }
 
 #endif

@@ -12,6 +12,7 @@
 
 struct how {
   const char *folder, *setting;
+  const char *text;  // NULL: the usual job
   unsigned workers, devices, attempt;
   uint64_t stop_at;  // stop at the first checkpoint from this step on; 0: do not
   const struct ls_backend_ops *backend;
@@ -34,7 +35,7 @@ static struct ls_train_result train(const struct how *how) {
   struct ls_error err = LS_ERROR_INIT;
   struct ls_train_result result;
   struct watch watch = {.stop_at = how->stop_at};
-  Lockstep__V1__Job *job = small_job(how->setting);
+  Lockstep__V1__Job *job = small_job_of(how->text ? how->text : small_job_text, how->setting);
   char *path = small_path(how->folder);
   assert_int_equal(ls_folder_make(path, 0700, &err), LS_OK);
   struct ls_train_options options = {.job = job,
@@ -103,6 +104,35 @@ static void test_precisions(void **state) {
     parts.stop_at = 0, parts.workers = 2, parts.attempt = 2;
     assert_string_equal(train(&parts).parameters_sha256, whole.parameters_sha256);
   }
+}
+
+// float16 is trained with convolutions that sum their output, where they can, for the batch norm behind them: the same digest
+// on any number of devices and over a stop, and it is on record.
+static void test_statistics(void **state) {
+  (void)state;
+  static const char text[] = SMALL_JOB_WITH(
+      "    - {convolution: {filters: 8, kernel: 1, bias: false}}\n"
+      "    - {batch_norm: {}}\n"
+      "    - {convolution: {filters: 8, kernel: 1, bias: false}}\n"
+      "    - {batch_norm: {}}\n"
+      "    - relu\n");
+  struct how one = {.folder = "sums-one", .workers = 1, .devices = 1};
+  struct how parts = {.folder = "sums-parts", .workers = 4, .devices = 2, .stop_at = 9};
+  one.text = parts.text = text;
+  one.setting = parts.setting = "precision=float16";
+  one.backend = parts.backend = ls_backend_cuda_twin();
+  struct ls_train_result whole = train(&one);
+  assert_true(whole.test_accuracy > 0.9);
+  assert_int_equal(train(&parts).exit, LS_EXIT_STOPPED);
+  parts.stop_at = 0, parts.workers = 2, parts.attempt = 2;
+  assert_string_equal(train(&parts).parameters_sha256, whole.parameters_sha256);
+  char *path = small_path("sums-parts/choices"), *record;
+  size_t size;
+  assert_int_equal(ls_file_read(path, 65536, &record, &size, NULL), LS_OK);
+  assert_non_null(strstr(record, "twin, forward + statistics, x 4x8x12x12 w 8x1x1 groups 1"));
+  assert_null(strstr(record, "twin, forward + statistics, x 4x6x12x12"));
+  free(record);
+  free(path);
 }
 
 // The exchange cut into 1, 2 and 3 buckets, on devices shared or not, over a stop: no bit changes.
@@ -472,6 +502,7 @@ int main(void) {
                                      cmocka_unit_test(test_eight_workers),
                                      cmocka_unit_test(test_buckets),
                                      cmocka_unit_test(test_precisions),
+                                     cmocka_unit_test(test_statistics),
                                      cmocka_unit_test(test_lost_device),
                                      cmocka_unit_test(test_stuck_device),
                                      cmocka_unit_test(test_bench),

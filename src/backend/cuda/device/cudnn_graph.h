@@ -13,7 +13,7 @@
 
 #include "backend/cuda/cuda_internal.h"
 
-enum { GRAPH_DESCRIPTORS = 64, GRAPH_OPERATIONS = 4, GRAPH_TENSORS = 8 };
+enum { GRAPH_DESCRIPTORS = 64, GRAPH_OPERATIONS = 8, GRAPH_TENSORS = 8 };
 
 struct graph {
   cudnnHandle_t handle;
