@@ -150,19 +150,11 @@ static ls_status open_data(struct run *r, struct ls_error *err) {
     LS_TRY(ls_dataset_open(d->validation, d->images, d->labels, &r->validation_data, err));
     LS_TRY(ls_dataset_check_fits(r->validation_data, in.dim[0], in.dim[1], in.dim[2], classes, err));
   }
-  if (d->n_mean && (int64_t)d->n_mean != in.dim[0]) {
-    return ls_fail(err, LS_INVALID, "key 'data.mean' has %zu numbers, the images have %" PRId64 " channels", d->n_mean,
-                   in.dim[0]);
-  }
   const struct ls_dataset_info *info = ls_dataset_info(r->training_data);
   r->samples = (uint64_t)info->count;
   r->steps_per_epoch = (double)r->samples / (double)r->job->batch_size;
-  if (d->n_deviation && (int64_t)d->n_deviation != in.dim[0]) {
-    return ls_fail(err, LS_INVALID, "key 'data.deviation' has %zu numbers, the images have %" PRId64 " channels",
-                   d->n_deviation, in.dim[0]);
-  }
   r->total_steps = r->job->has_steps ? r->job->steps : step_of_epoch(r, r->job->epochs);
-  trainer_loader_options(r->trainer, r->job, info, &r->loader_options);
+  LS_TRY(trainer_loader_options(r->trainer, r->job, info, &r->loader_options, err));
   r->loader_options.dataset = r->training_data;
   return LS_OK;
 }

@@ -77,8 +77,8 @@ static ls_status evaluate(struct model *m, const struct ls_evaluate_options *o, 
   struct ls_shape in = ls_graph_input_shape(m->trainer->graph);
   ls_status status =
       ls_dataset_check_fits(dataset, in.dim[0], in.dim[1], in.dim[2], ls_graph_classes(m->trainer->graph), err);
-  struct ls_loader_options loader;
-  trainer_loader_options(m->trainer, m->job, NULL, &loader);
+  struct ls_loader_options loader = {.batch = 0};
+  if (status == LS_OK) status = trainer_loader_options(m->trainer, m->job, NULL, &loader, err);
   loader.ten_crop = o->ten_crop;
   int64_t start = ls_clock_ns();
   if (status == LS_OK) status = trainer_evaluate(m->trainer, dataset, &loader, err);
@@ -201,16 +201,6 @@ static void rank(const float *probabilities, int64_t classes, const struct ls_da
   }
 }
 
-// As in training: see ls_loader_normalisation. The job carries what was taken from its data set.
-static void set_normalisation(struct trainer *t, const Lockstep__V1__Data *d, int64_t channels) {
-  for (int64_t c = 0; c < channels && c < 4; c++) {
-    float mean = d->n_mean ? d->mean[c] : 0, deviation = d->n_deviation ? d->deviation[c] : 255;
-    if (!(deviation > 0)) deviation = 1;
-    t->normalisation.scale[c] = 1 / deviation;
-    t->normalisation.bias[c] = -mean / deviation;
-  }
-}
-
 // What the loader hands over: for a device as it is stored, for the CPU [channels, height, width], normalised.
 struct prepared {
   uint8_t *pixels;
@@ -275,9 +265,12 @@ static ls_status predict(struct model *m, const struct ls_predict_options *o, co
   struct ls_shape in = ls_graph_input_shape(t->graph);
   struct target target = {in.dim[0], in.dim[1], in.dim[2]};
   struct ls_dataset *names = NULL;
-  if (d->train && ls_dataset_open(d->train, d->images, d->labels, &names, NULL) != LS_OK) names = NULL;
   struct prepared p = {.pixels = NULL};
-  set_normalisation(t, d, in.dim[0]);
+  // The job carries what was taken from its data set.
+  struct ls_loader_options normalised;
+  LS_TRY(trainer_loader_options(t, m->job, NULL, &normalised, err));
+  ls_loader_normalisation(&normalised, target.channels, t->normalisation.scale, t->normalisation.bias);
+  if (d->train && ls_dataset_open(d->train, d->images, d->labels, &names, NULL) != LS_OK) names = NULL;
   ls_status status = make_prepared(t, &target, &p, err);
   if (status == LS_OK) status = trainer_refresh(t, err);
   for (size_t i = 0; i < count && status == LS_OK; i++) {

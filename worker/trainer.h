@@ -215,9 +215,11 @@ ls_status model_load(struct trainer *trainer, const struct ls_snapshot *snapshot
 ls_status model_save(struct trainer *trainer, struct ls_snapshot *snapshot, struct ls_error *err);
 
 // What a job says about its data, for this trainer's network; `info`: of the training data, whose mean and deviation are
-// used for every set when the job names none; NULL: unknown.
-void trainer_loader_options(const struct trainer *trainer, const Lockstep__V1__Job *job,
-                            const struct ls_dataset_info *info, struct ls_loader_options *options);
+// used for every set when the job names none; NULL: unknown. A job (also one that comes with a checkpoint) whose numbers do
+// not fit the network is refused.
+ls_status trainer_loader_options(const struct trainer *trainer, const Lockstep__V1__Job *job,
+                                 const struct ls_dataset_info *info, struct ls_loader_options *options,
+                                 struct ls_error *err);
 
 // The loader of the command at hand: what workers on a device take as it is stored, in page-locked memory. *loader stays
 // the caller's.

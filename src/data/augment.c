@@ -98,6 +98,18 @@ static ls_status check_window(const struct ls_augmenter *a, int64_t height, int6
                  a->crop_height, a->crop_width, height, width, a->min_side ? " (after scale_jitter)" : "");
 }
 
+// Of a channel, 0-255: the options', else the data set's.
+static float mean_of(const struct ls_loader_options *o, int64_t c) {
+  const struct ls_dataset_info *info = o->dataset ? ls_dataset_info(o->dataset) : NULL;
+  return o->mean ? o->mean[c] : info && info->has_statistics ? info->mean[c] : 0;
+}
+
+static float deviation_of(const struct ls_loader_options *o, int64_t c) {
+  const struct ls_dataset_info *info = o->dataset ? ls_dataset_info(o->dataset) : NULL;
+  float deviation = o->deviation ? o->deviation[c] : info && info->has_statistics ? info->deviation[c] : 255;
+  return deviation > 0 ? deviation : 1;
+}
+
 ls_status ls_augmenter_init(struct ls_augmenter *a, const struct ls_loader_options *o, int64_t smallest_height,
                             int64_t smallest_width, struct ls_error *err) {
   const struct ls_dataset_info *info = ls_dataset_info(o->dataset);
@@ -111,22 +123,19 @@ ls_status ls_augmenter_init(struct ls_augmenter *a, const struct ls_loader_optio
   bool window = false;
   for (size_t i = 0; o->training && i < o->augment_count; i++) LS_TRY(take(a, o->augment[i], &window, err));
   LS_TRY(check_window(a, smallest_height, smallest_width, err));
-  ls_loader_normalisation(o, a->scale, a->bias);
+  ls_loader_normalisation(o, a->channels, a->scale, a->bias);
   for (int64_t c = 0; c < a->channels; c++) {
-    float mean = o->mean ? o->mean[c] : info->has_statistics ? info->mean[c] : 0;
+    float mean = mean_of(o, c);
     a->mean[c] = mean < 0 ? 0 : mean > 255 ? 255 : (uint8_t)lrintf(mean);
   }
   return LS_OK;
 }
 
-void ls_loader_normalisation(const struct ls_loader_options *o, float *scale, float *bias) {
-  const struct ls_dataset_info *info = ls_dataset_info(o->dataset);
-  for (int64_t c = 0; c < info->channels; c++) {
-    float mean = o->mean ? o->mean[c] : info->has_statistics ? info->mean[c] : 0;
-    float deviation = o->deviation ? o->deviation[c] : info->has_statistics ? info->deviation[c] : 255;
-    if (!(deviation > 0)) deviation = 1;
+void ls_loader_normalisation(const struct ls_loader_options *o, int64_t channels, float *scale, float *bias) {
+  for (int64_t c = 0; c < channels; c++) {
+    float deviation = deviation_of(o, c);
     scale[c] = 1 / deviation;
-    bias[c] = -mean / deviation;
+    bias[c] = -mean_of(o, c) / deviation;
   }
 }
 

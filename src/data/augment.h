@@ -17,7 +17,7 @@
 #include "data/loader.h"
 #include "tensor/tensor.h"
 
-enum { LS_MAX_CHANNELS = 4, LS_TEN_CROP = 10 };
+enum { LS_MAX_CHANNELS = 4 };
 
 // Rows and columns of the stored image.
 struct ls_rect {

@@ -21,6 +21,8 @@
 struct ls_loader;
 
 enum { LS_MAX_COLOUR_OPS = 8 };
+// Views of a sample in an evaluation of many: the corners, the centre, and their mirrors.
+enum { LS_TEN_CROP = 10 };
 // Of an image that is left whole: its stored pixels are at most so many times its window's; its place has at most so many
 // words (an operation on colours is at most two steps).
 enum { LS_WHOLE_FACTOR = 2, LS_PLACE_WORDS = 3 + 2 * LS_MAX_COLOUR_OPS * LS_PIXEL_STEP_WORDS };
@@ -47,7 +49,7 @@ struct ls_loader_options {
   ls_status (*allocate)(void *user, size_t bytes, void **memory, struct ls_error *err);
   void (*release)(void *user, void *memory, size_t bytes);
   void *user;
-  bool ten_crop;    // evaluation only: each sample gives ten images in a row, its corners and centre and their mirrors
+  bool ten_crop;    // evaluation only: each sample gives its LS_TEN_CROP views in a row
   int64_t classes;  // > 0: a label that is not below it is an error
 };
 
@@ -76,8 +78,9 @@ void ls_loader_done(struct ls_loader *loader, const struct ls_batch *batch);
 // Wakes everyone with LS_CANCELLED.
 void ls_loader_stop(struct ls_loader *loader);
 
-// How stored values (LS_U8) become what LS_F32 delivers: value * scale + bias of the channel (at most 4).
-void ls_loader_normalisation(const struct ls_loader_options *options, float *scale, float *bias);
+// How stored values (LS_U8) become what LS_F32 delivers: value * scale + bias of each of the `channels` (at most 4). Without
+// a data set only the options' mean and deviation count.
+void ls_loader_normalisation(const struct ls_loader_options *options, int64_t channels, float *scale, float *bias);
 
 struct ls_loader_stats {
   uint64_t batches;

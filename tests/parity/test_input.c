@@ -116,7 +116,7 @@ static void make_input(const struct ls_loader_options *options, const struct ls_
                         .w = (int32_t)options->crop_width,
                         .c = (int32_t)channels,
                         .out_c = (int32_t)channels};
-  ls_loader_normalisation(options, in.scale, in.bias);
+  ls_loader_normalisation(options, channels, in.scale, in.bias);
   assert_int_equal(backend.ops->device->input(&backend, NULL, &in, NULL), LS_OK);
 }
 

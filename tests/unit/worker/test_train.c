@@ -20,6 +20,7 @@
 #include "worker/bench.h"
 #include "worker/coordinator.h"
 #include "worker/inference.h"
+#include "worker/trainer.h"
 
 struct seen {
   atomic_int inside;  // callers of the callback at the same time
@@ -27,6 +28,9 @@ struct seen {
   int events, overlaps;
   uint64_t stop_at;
   atomic_bool *stop;
+  uint64_t started_at;  // step
+  char note[600];       // the last warning
+  char reason[600];     // of the outcome
 };
 
 static void on_event(void *user, const Lockstep__V1__Event *event) {
@@ -37,6 +41,11 @@ static void on_event(void *user, const Lockstep__V1__Event *event) {
   if (event->kind_case == LOCKSTEP__V1__EVENT__KIND_CHECKPOINT && seen->stop &&
       event->checkpoint->step >= seen->stop_at)
     atomic_store(seen->stop, true);
+  if (event->kind_case == LOCKSTEP__V1__EVENT__KIND_STARTED) seen->started_at = event->started->step;
+  if (event->kind_case == LOCKSTEP__V1__EVENT__KIND_NOTE && event->note->level == LOCKSTEP__V1__NOTE__LEVEL__WARNING)
+    snprintf(seen->note, sizeof seen->note, "%s", event->note->text);
+  if (event->kind_case == LOCKSTEP__V1__EVENT__KIND_OUTCOME)
+    snprintf(seen->reason, sizeof seen->reason, "%s", event->outcome->reason);
   atomic_fetch_sub(&seen->inside, 1);
 }
 
@@ -89,6 +98,57 @@ static void test_stop_and_resume(void **state) {
   assert_int_equal(train("whole", 2, 1, &third, &whole), LS_EXIT_OK);
   assert_string_equal(rest.parameters_sha256, whole.parameters_sha256);
   assert_true(rest.test_accuracy == whole.test_accuracy);
+}
+
+// Flips a byte in the middle of checkpoint `which` of a folder, newest first; false: there is none.
+static bool damage(const char *name, int which) {
+  struct ls_error err = LS_ERROR_INIT;
+  uint64_t *steps;
+  int count;
+  char *folder = small_path(name), *text;
+  size_t size;
+  assert_int_equal(ls_checkpoint_list(folder, &steps, &count, &err), LS_OK);
+  bool there = which < count;
+  if (there) {
+    char *path = ls_checkpoint_path(folder, steps[which]);
+    assert_int_equal(ls_file_read(path, 1 << 24, &text, &size, &err), LS_OK);
+    text[size / 2] ^= 1;
+    assert_int_equal(ls_file_write_atomic(path, text, size, &err), LS_OK);
+    free(text);
+    free(path);
+  }
+  free(steps);
+  free(folder);
+  return there;
+}
+
+// The newest checkpoint that is whole is used, whatever else lies in the folder; without any, training starts anew and says so.
+static void test_damaged_checkpoints(void **state) {
+  (void)state;
+  struct ls_train_result whole, rest;
+  struct seen nothing = {0};
+  assert_int_equal(train("undamaged", 2, 1, &nothing, &whole), LS_EXIT_OK);
+  for (int all = 0; all < 2; all++) {
+    const char *folder = all ? "all-damaged" : "one-damaged",
+               *checkpoints = all ? "all-damaged/checkpoints" : "one-damaged/checkpoints";
+    atomic_bool stop = false;
+    struct seen first = {.stop = &stop, .stop_at = 6}, again = {0};
+    assert_int_equal(train(folder, 2, 1, &first, &rest), LS_EXIT_STOPPED);
+    char stray[64], *path;
+    snprintf(stray, sizeof stray, "%s/step-99.h5", checkpoints);
+    path = small_path(stray);
+    assert_int_equal(ls_file_write_atomic(path, "x", 1, NULL), LS_OK);
+    free(path);
+    int damaged = 0;
+    while (damaged < (all ? 9 : 1) && damage(checkpoints, damaged)) damaged++;
+    assert_int_equal(damaged, all ? 2 : 1);
+    assert_int_equal(train(folder, 2, 2, &again, &rest), LS_EXIT_OK);
+    assert_int_equal(again.started_at > 0, !all);
+    if (!strstr(again.note, all ? "there is no other: training starts anew, at step 0" : "the one before it is used"))
+      fail_msg("%s", again.note);
+    assert_string_equal(again.reason, "");
+    assert_string_equal(rest.parameters_sha256, whole.parameters_sha256);
+  }
 }
 
 static void test_model_at_work(void **state) {
@@ -157,6 +217,114 @@ static void test_no_start(void **state) {
   free(path);
 }
 
+// The small job's network in a checkpoint of its own: all parameters `value`, except that running variances are 1; with so
+// many numbers in data.mean and data.deviation.
+static char *constant_model(const char *name, float value, size_t numbers) {
+  static float ones[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+  struct ls_error err = LS_ERROR_INIT;
+  Lockstep__V1__Job *job = small_job(NULL);
+  struct ls_graph *graph;
+  struct ls_snapshot *snapshot;
+  if (ls_graph_build(job->network, &graph, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_int_equal(ls_snapshot_new(graph, &snapshot, &err), LS_OK);
+  for (int i = 0; i < ls_graph_parameter_count(graph); i++) {
+    const struct ls_parameter *p = ls_graph_parameter(graph, i);
+    for (int64_t j = 0; j < ls_shape_elements(&p->shape); j++)
+      snapshot->parameters[i][j] = p->kind == LS_PARAMETER_RUNNING_VARIANCE ? 1 : value;
+  }
+  job->data->mean = job->data->deviation = ones;
+  job->data->n_mean = job->data->n_deviation = numbers;
+  struct ls_string json = LS_STRING_INIT;
+  assert_int_equal(ls_spec_write_json(&job->base, 2, &json), LS_OK);
+  job->data->mean = job->data->deviation = NULL;  // the job's own has none
+  job->data->n_mean = job->data->n_deviation = 0;
+  char *text = ls_string_take(&json), *path = small_path(name);
+  uint64_t bytes;
+  if (ls_checkpoint_write(snapshot, text, path, &bytes, &err) != LS_OK) fail_msg("%s", err.text);
+  free(text);
+  ls_snapshot_free(snapshot);
+  ls_graph_free(graph);
+  lockstep__v1__job__free_unpacked(job, NULL);
+  return path;
+}
+
+// Where all classes are equal, the lowest one wins, with one view of a sample as with ten; where probabilities are no
+// numbers, all is wrong.
+static void test_equal_classes(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  char *zero = constant_model("zero.h5", 0, 0), *nothing = constant_model("nan.h5", NAN, 0);
+  for (int ten = 0; ten < 2; ten++) {
+    struct ls_evaluate_result result;
+    struct ls_evaluate_options options = {.model = zero, .devices = 2, .ten_crop = ten};
+    if (ls_evaluate(&options, &result, &err) != LS_OK) fail_msg("%s", err.text);
+    assert_int_equal(result.images, TEST);
+    assert_true(result.accuracy == 1.0 / CLASSES && result.top5 == 1);
+    assert_true(fabs(result.loss - log(CLASSES)) < 1e-6);
+    options.model = nothing;
+    if (ls_evaluate(&options, &result, &err) != LS_OK) fail_msg("%s", err.text);
+    if (result.accuracy != 0 || !isnan(result.loss)) fail_msg("%g %g", result.accuracy, result.loss);
+  }
+  free(zero);
+  free(nothing);
+}
+
+// A checkpoint whose job does not fit its network is refused, not read beyond its numbers.
+static void test_crafted_job(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  char *model = constant_model("crafted.h5", 0, 3);
+  struct ls_evaluate_result result;
+  assert_int_equal(ls_evaluate(&(struct ls_evaluate_options){.model = model}, &result, &err), LS_INVALID);
+  if (!strstr(err.text, "has 3 numbers, the images have 1 channels")) fail_msg("%s", err.text);
+  uint8_t pixels[SIDE * SIDE] = {0};
+  struct ls_predict_image image = {pixels, SIDE, SIDE, 1};
+  struct ls_prediction prediction;
+  err = (struct ls_error)LS_ERROR_INIT;
+  assert_int_equal(ls_predict(&(struct ls_predict_options){.model = model}, &image, 1, &prediction, &err), LS_INVALID);
+  assert_non_null(strstr(err.text, "'data.mean' has 3 numbers"));
+  free(model);
+}
+
+// An evaluation that cannot begin leaves the training as it was: its loader, and what it makes of pixels.
+static void test_failed_evaluation(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  Lockstep__V1__Job *job = small_job(NULL);
+  struct trainer_options options = {
+      .network = job->network, .batch = 16, .shards = 4, .workers = 2, .evaluation = true};
+  struct trainer *t;
+  struct ls_dataset *dataset;
+  struct ls_loader_options loader;
+  if (trainer_new(&options, job, &t, &err) != LS_OK) fail_msg("%s", err.text);
+  if (model_initialise(t, 1, &err) != LS_OK) fail_msg("%s", err.text);
+  if (ls_dataset_open(job->data->validation, NULL, NULL, &dataset, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_int_equal(trainer_loader_options(t, job, ls_dataset_info(dataset), &loader, &err), LS_OK);
+  loader.dataset = dataset;
+  assert_int_equal(trainer_loader_new(t, &loader, &t->loader, &err), LS_OK);
+  struct ls_loader *training = t->loader;
+  const struct normalisation before = t->normalisation;
+  struct ls_loader_options too_large = loader;
+  const float mean[] = {77};
+  too_large.crop_height = SIDE + 1;
+  too_large.ten_crop = true;
+  too_large.mean = mean;
+  assert_int_equal(trainer_evaluate(t, dataset, &too_large, &err), LS_INVALID);
+  assert_non_null(strstr(err.text, "does not fit"));
+  assert_ptr_equal(t->loader, training);
+  assert_null(t->view_sums);
+  assert_null(t->view_labels);
+  assert_memory_equal(&t->normalisation, &before, sizeof before);
+  loader.training = false;
+  if (trainer_evaluate(t, dataset, &loader, &err) != LS_OK) fail_msg("%s", err.text);
+  assert_true(t->evaluation[LS_METRIC_IMAGES] == TEST);
+  assert_ptr_equal(t->loader, training);
+  ls_loader_free(t->loader);
+  trainer_free(t);
+  ls_dataset_close(dataset);
+  lockstep__v1__job__free_unpacked(job, NULL);
+}
+
 static void test_bench(void **state) {
   (void)state;
   struct ls_error err = LS_ERROR_INIT;
@@ -180,8 +348,14 @@ static void test_bench(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_training), cmocka_unit_test(test_stop_and_resume),
-                                     cmocka_unit_test(test_model_at_work), cmocka_unit_test(test_bench),
-                                     cmocka_unit_test(test_no_start)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_training),
+                                     cmocka_unit_test(test_stop_and_resume),
+                                     cmocka_unit_test(test_model_at_work),
+                                     cmocka_unit_test(test_no_start),
+                                     cmocka_unit_test(test_damaged_checkpoints),
+                                     cmocka_unit_test(test_equal_classes),
+                                     cmocka_unit_test(test_crafted_job),
+                                     cmocka_unit_test(test_failed_evaluation),
+                                     cmocka_unit_test(test_bench)};
   return cmocka_run_group_tests(tests, small_set_up, small_tear_down);
 }
