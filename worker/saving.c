@@ -71,15 +71,21 @@ ls_status run_resume(struct run *r, char **used, struct ls_error *err) {
   LS_TRY(ls_checkpoint_list(r->checkpoints, &steps, &count, err));
   ls_status status = LS_NOT_FOUND;
   for (int i = 0; i < count && status != LS_OK; i++) {
+    struct ls_error error = LS_ERROR_INIT;
     char *path = ls_checkpoint_path(r->checkpoints, steps[i]);
-    status = path ? ls_checkpoint_read(path, r->snapshot, err) : ls_fail(err, LS_NO_MEMORY, "no memory for a path");
+    status =
+        path ? ls_checkpoint_read(path, r->snapshot, &error) : ls_fail(&error, LS_NO_MEMORY, "no memory for a path");
     if (status == LS_OK) {
       *used = path;
       break;
     }
     free(path);
-    if (status != LS_CORRUPT) break;  // not damage: the checkpoint does not belong to this job
-    report_note(&r->report, LOCKSTEP__V1__NOTE__LEVEL__WARNING, "%s; the one before it is used", err->text);
+    if (status != LS_CORRUPT && status != LS_NOT_FOUND) {  // not damage: the checkpoint does not belong to this job
+      if (err) *err = error;
+      break;
+    }
+    report_note(&r->report, LOCKSTEP__V1__NOTE__LEVEL__WARNING, "%s; %s", error.text,
+                i + 1 < count ? "the one before it is used" : "there is no other: training starts anew, at step 0");
     status = LS_NOT_FOUND;
   }
   free(steps);

@@ -334,9 +334,20 @@ ls_status ls_checkpoint_read_job(const char *path, Lockstep__V1__Job **job, stru
 
 // --- the folder ---------------------------------------------------------------------------------------------------------
 
+#define CHECKPOINT_NAME "step-%012" PRIu64 ".h5"
+
 char *ls_checkpoint_path(const char *folder, uint64_t step) {
   char *path = NULL;
-  return asprintf(&path, "%s/step-%012" PRIu64 ".h5", folder, step) < 0 ? NULL : path;
+  return asprintf(&path, "%s/" CHECKPOINT_NAME, folder, step) < 0 ? NULL : path;
+}
+
+// Whether `name` is that of a checkpoint, followed by `ending`: as it is written, not step-5.h5, which could not be opened
+// by its step.
+static bool is_checkpoint(const char *name, const char *ending, uint64_t *step) {
+  char expected[64];
+  if (sscanf(name, "step-%" SCNu64, step) != 1) return false;
+  snprintf(expected, sizeof expected, CHECKPOINT_NAME "%s", *step, ending);
+  return strcmp(name, expected) == 0;
 }
 
 static int newest_first(const void *a, const void *b) {
@@ -352,12 +363,17 @@ ls_status ls_checkpoint_list(const char *folder, uint64_t **steps, int *count, s
   int capacity = 0;
   for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
     uint64_t step;
-    int used = 0;
-    if (sscanf(entry->d_name, "step-%" SCNu64 ".h5%n", &step, &used) != 1 || used == 0 || entry->d_name[used]) continue;
+    if (!is_checkpoint(entry->d_name, "", &step)) continue;
     if (*count == capacity) {
       capacity = capacity ? 2 * capacity : 16;
       uint64_t *grown = realloc(*steps, (size_t)capacity * sizeof *grown);
-      if (!grown) break;
+      if (!grown) {
+        closedir(dir);
+        free(*steps);
+        *steps = NULL;
+        *count = 0;
+        return ls_fail(err, LS_NO_MEMORY, "no memory for the list of checkpoints");
+      }
       *steps = grown;
     }
     (*steps)[(*count)++] = step;
@@ -373,9 +389,7 @@ static void remove_parts(const char *folder) {
   if (!dir) return;
   for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
     uint64_t step;
-    int used = 0;
-    if (sscanf(entry->d_name, "step-%" SCNu64 ".h5.part%n", &step, &used) != 1 || used == 0 || entry->d_name[used])
-      continue;
+    if (!is_checkpoint(entry->d_name, ".part", &step)) continue;
     unlinkat(dirfd(dir), entry->d_name, 0);
   }
   closedir(dir);

@@ -297,6 +297,10 @@ static void test_list_and_prune(void **state) {
   touch("step-000000000012.h5.part");
   touch("step-x.h5");
   touch("step-1.h5.bak");
+  touch("step-5.h5");
+  touch("step-0000000000013.h5");
+  touch("step-+00000000014.h5");
+  touch("step-5.h5.part");
   touch("notes.txt");
   expect_steps(4, sorted);
   ls_checkpoint_prune(world.folder, 2);
@@ -304,7 +308,8 @@ static void test_list_and_prune(void **state) {
   expect_step(1000000000000000);
   expect_step(900);
   assert_false(exists("step-000000000012.h5.part"));
-  assert_true(exists("step-x.h5") && exists("step-1.h5.bak") && exists("notes.txt"));  // not ours to remove
+  assert_true(exists("step-x.h5") && exists("step-1.h5.bak") && exists("notes.txt") && exists("step-5.h5") &&
+              exists("step-5.h5.part"));  // not ours to remove
   ls_checkpoint_prune(world.folder, 5);
   expect_steps(2, sorted);
   uint64_t *steps;
