@@ -28,8 +28,10 @@ static inline void store_bytes(uint8_t *to, __m256i v) {
 #define V_SUM(v) sum_of(v)
 #define V_KEEP(v) __asm__("" : "+x"(v))
 #define V_MUL(a, b) _mm256_mul_ps(a, b)
-#define V_GREATER(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
-#define V_NOT_GREATER(a, b) _mm256_cmp_ps(a, b, _CMP_LE_OQ)
+#define VM __m256
+#define V_IS_NUMBER(v) _mm256_cmp_ps(v, v, _CMP_ORD_Q)
+#define V_GREATER_OR_NAN(a, b) _mm256_cmp_ps(a, b, _CMP_NLE_UQ)
+#define VM_AND(a, b) _mm256_and_ps(a, b)
 #define V_SELECT(mask, yes, no) _mm256_blendv_ps(no, yes, mask)
 #define VI __m256i
 #define VI_SET1(x) _mm256_set1_epi32(x)

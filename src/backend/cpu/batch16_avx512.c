@@ -16,8 +16,10 @@
 #define V_SUM(v) _mm512_reduce_add_ps(v)
 #define V_KEEP(v) __asm__("" : "+v"(v))
 #define V_MUL(a, b) _mm512_mul_ps(a, b)
-#define V_GREATER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
-#define V_NOT_GREATER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)
+#define VM __mmask16
+#define V_IS_NUMBER(v) _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q)
+#define V_GREATER_OR_NAN(a, b) _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ)
+#define VM_AND(a, b) _kand_mask16(a, b)
 #define V_SELECT(mask, yes, no) _mm512_mask_blend_ps(mask, no, yes)
 #define VI __m512i
 #define VI_SET1(x) _mm512_set1_epi32(x)

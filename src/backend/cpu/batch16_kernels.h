@@ -1,9 +1,8 @@
 // The body of the sixteen-image kernels, compiled once for each instruction set by batch16_avx512.c and batch16_avx2.c,
-// which define the vector type V of V_LANES floats and V_LOAD, V_STORE, V_SET1, V_FMA (a*b+c), V_KEEP (in a register: the compiler would
-// rather load it again for each use), V_ADD, V_MUL, V_MAX,
-// V_ZERO, V_SUM, V_GREATER, V_NOT_GREATER (false for NaN), V_SELECT (mask, yes, no), the vector of integers VI with
-// VI_SET1, VI_SELECT, VI_EQUAL, VI_STORE8, VI_LOAD8 (as bytes), and
-// the register blocking KB x XB of accumulators. See batch16.h for layouts and letters.
+// which define the vector type V of V_LANES floats and V_LOAD, V_STORE, V_SET1, V_FMA (a*b+c), V_KEEP (in a register: the
+// compiler would rather load it again for each use), V_ADD, V_MUL, V_MAX, V_ZERO, V_SUM, V_SELECT (mask, yes, no), the
+// mask VM with V_IS_NUMBER, V_GREATER_OR_NAN (either), VM_AND, the vector of integers VI with VI_SET1, VI_SELECT, VI_EQUAL,
+// VI_STORE8, VI_LOAD8 (as bytes), and the register blocking KB x XB of accumulators. See batch16.h for layouts and letters.
 //
 // Forward: KB output channels times XB neighbouring columns are held in registers; the innermost loop loads XB vectors of
 // the input and broadcasts KB weights, so arithmetic, not loading, is the limit. Padding: rows of the kernel that would
@@ -528,34 +527,40 @@ INLINE int64_t clip(int64_t value, int64_t low, int64_t high) {
   return value < low ? low : value > high ? high : value;
 }
 
-INLINE struct window window_at(const struct ls_b16_pool *v, int64_t p, int64_t q) {
-  struct window at = {.top = p * v->stride_h - v->pad_h, .left = q * v->stride_w - v->pad_w};
-  at.r0 = (int)(clip(at.top, 0, v->h) - at.top);
-  at.r1 = (int)(clip(at.top + v->r, 0, v->h) - at.top);
-  at.c0 = (int)(clip(at.left, 0, v->w) - at.left);
-  at.c1 = (int)(clip(at.left + v->s, 0, v->w) - at.left);
-  if (!v->max) {
-    int64_t counted = (at.r1 - at.r0) * (at.c1 - at.c0);
-    if (v->count_pad) {
-      counted = (clip(at.top + v->r, 0, v->h + v->pad_end_h) - at.top) *
-                (clip(at.left + v->s, 0, v->w + v->pad_end_w) - at.left);
-    }
-    at.scale = counted > 0 ? 1.0f / (float)counted : 0.0f;
-  }
-  return at;
+// First the rows of a row of windows, then the columns of one of them.
+INLINE void window_rows(const struct ls_b16_pool *v, int64_t p, struct window *at) {
+  at->top = p * v->stride_h - v->pad_h;
+  at->r0 = (int)(clip(at->top, 0, v->h) - at->top);
+  at->r1 = (int)(clip(at->top + v->r, 0, v->h) - at->top);
 }
 
-// x: the first value inside the window; s: columns of the whole window.
+INLINE void window_columns(const struct ls_b16_pool *v, int64_t q, struct window *at) {
+  at->left = q * v->stride_w - v->pad_w;
+  at->c0 = (int)(clip(at->left, 0, v->w) - at->left);
+  at->c1 = (int)(clip(at->left + v->s, 0, v->w) - at->left);
+  if (v->max) return;
+  int64_t counted = (at->r1 - at->r0) * (at->c1 - at->c0);
+  if (v->count_pad) {
+    counted = (clip(at->top + v->r, 0, v->h + v->pad_end_h) - at->top) *
+              (clip(at->left + v->s, 0, v->w + v->pad_end_w) - at->left);
+  }
+  at->scale = counted > 0 ? 1.0f / (float)counted : 0.0f;
+}
+
+// x: the first value inside the window; s: columns of the whole window. The first of equal values wins, and the first NaN
+// over all: it must reach the loss, where it is noticed.
 INLINE void max_window(const float *x, int64_t row, const int r0, const int r1, const int c0, const int c1, const int s,
                        float *y, uint8_t *where) {
   V best = V_LOAD(x);
+  VM number = V_IS_NUMBER(best);  // what is found so far
   VI place = VI_SET1(r0 * s + c0);
   for (int r = r0; r < r1; r++) {
-    for (int c = c0; c < c1; c++) {
+    for (int c = c0 + (r == r0); c < c1; c++) {
       V from = V_LOAD(x + (r - r0) * row + (c - c0) * LS_B16_LANES);
-      place = VI_SELECT(V_GREATER(from, best), VI_SET1(r * s + c), place);
-      // Written so that a NaN comes through: it must reach the loss, where it is noticed.
-      best = V_SELECT(V_NOT_GREATER(from, best), best, from);
+      VM wins = VM_AND(number, V_GREATER_OR_NAN(from, best));
+      place = VI_SELECT(wins, VI_SET1(r * s + c), place);
+      best = V_SELECT(wins, from, best);
+      number = VM_AND(number, V_IS_NUMBER(from));
     }
   }
   V_STORE(y, best);
@@ -589,8 +594,10 @@ INLINE void forward_window(const struct ls_b16_pool *v, const struct window *at,
 static void pool_forward(const struct ls_b16_pool *v, const float *x, float *y, uint8_t *where) {
   for (int64_t plane = 0; plane < v->planes; plane++, x += v->h * v->w * LS_B16_LANES) {
     for (int64_t p = 0; p < v->p; p++) {
+      struct window at = {.scale = 0};
+      window_rows(v, p, &at);
       for (int64_t q = 0; q < v->q; q++, y += LS_B16_LANES) {
-        struct window at = window_at(v, p, q);
+        window_columns(v, q, &at);
         for (int half = 0; half < LS_B16_LANES; half += V_LANES)
           forward_window(v, &at, x + half, y + half, where ? where + half : NULL);
         if (where) where += LS_B16_LANES;
@@ -642,8 +649,10 @@ static void pool_backward(const struct ls_b16_pool *v, const float *dy, const ui
   for (int64_t plane = 0; plane < v->planes; plane++, dx += plane_size) {
     if (add || !tiles) memset(dx, 0, (size_t)plane_size * sizeof *dx);
     for (int64_t p = 0; p < v->p; p++) {
+      struct window at = {.scale = 0};
+      window_rows(v, p, &at);
       for (int64_t q = 0; q < v->q; q++, dy += LS_B16_LANES) {
-        struct window at = window_at(v, p, q);
+        window_columns(v, q, &at);
         for (int half = 0; half < LS_B16_LANES; half += V_LANES)
           backward_window(v, &at, dy + half, where ? where + half : NULL, dx + half, add);
         if (v->max) where += LS_B16_LANES;

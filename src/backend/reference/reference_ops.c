@@ -106,7 +106,8 @@ static int64_t divisor(const struct ls_op_attributes *a, const struct ls_shape *
   return count;
 }
 
-// x [N,C,H,W], y [N,C,P,Q]. Maximum: the first in row-major order wins; its index in x goes to `where`.
+// x [N,C,H,W], y [N,C,P,Q]. Maximum: the first in row-major order wins, the first NaN over all; its index in x goes to
+// `where`.
 static void pool_forward_window(const struct ls_op_desc *desc, const double *x, int64_t i, double *y, int64_t *where) {
   const struct ls_op_attributes *a = &desc->attributes;
   const struct ls_shape *xs = &desc->tensor[0].shape, *ys = &desc->tensor[1].shape;
@@ -119,7 +120,7 @@ static void pool_forward_window(const struct ls_op_desc *desc, const double *x, 
       if (row < 0 || row >= xs->dim[2] || column < 0 || column >= xs->dim[3]) continue;
       int64_t at = (plane * xs->dim[2] + row) * xs->dim[3] + column;
       sum += x[at];
-      if (best < 0 || x[at] > x[best]) best = at;
+      if (best < 0 || x[at] > x[best] || (isnan(x[at]) && !isnan(x[best]))) best = at;
     }
   }
   if (a->pool == LS_POOL_MAX) {

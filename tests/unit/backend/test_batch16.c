@@ -125,63 +125,143 @@ static void test_plain_and_back(void **state) {
   }
 }
 
-// 5x5 image, 3x3 windows, stride 2, pad 1: overlapping and clipped windows.
-static void check_pool(bool max, bool count_pad) {
-  struct ls_b16_pool v = {.planes = 2,
-                          .h = 5,
-                          .w = 5,
-                          .p = 3,
-                          .q = 3,
-                          .r = 3,
-                          .s = 3,
-                          .stride_h = 2,
-                          .stride_w = 2,
-                          .pad_h = 1,
-                          .pad_w = 1,
-                          .pad_end_h = 1,
-                          .pad_end_w = 1,
-                          .max = max,
-                          .count_pad = count_pad};
-  float *x = values(2 * 25 * 16), *dy = values(2 * 9 * 16), *y = values(2 * 9 * 16), *dx = values(2 * 25 * 16);
-  uint8_t where[2 * 9 * 16];
-  ls_b16_kernels()->pool_forward(&v, x, y, max ? where : NULL);
-  ls_b16_kernels()->pool_backward(&v, dy, where, dx);
-  double ey[2 * 9 * 16], edx[2 * 25 * 16] = {0};
-  for (int i = 0; i < 2 * 9 * 16; i++) {
-    int lane = i % 16, q = i / 16 % 3, p = i / 48 % 3, plane = i / 144, inside = 0, best = -1;
-    double sum = 0;
-    for (int t = 0; t < 9; t++) {
-      int row = p * 2 - 1 + t / 3, col = q * 2 - 1 + t % 3, at = ((plane * 5 + row) * 5 + col) * 16 + lane;
-      if (row < 0 || col < 0 || row > 4 || col > 4) continue;
-      inside++;
-      sum += x[at];
-      if (best < 0 || x[at] > x[best]) best = at;
-    }
-    double divisor = count_pad ? 9 : inside;
-    ey[i] = max ? x[best] : sum / divisor;
-    for (int t = 0; t < 9; t++) {
-      int row = p * 2 - 1 + t / 3, col = q * 2 - 1 + t % 3, at = ((plane * 5 + row) * 5 + col) * 16 + lane;
-      if (row < 0 || col < 0 || row > 4 || col > 4) continue;
-      edx[at] += max ? (at == best ? dy[i] : 0) : dy[i] / divisor;
-    }
-  }
-  assert_close(y, ey, 2 * 9 * 16);
-  assert_close(dx, edx, 2 * 25 * 16);
-  free(x);
-  free(dy);
-  free(y);
-  free(dx);
+// --- pooling
+
+struct expected_pool {
+  double *y, *dx;
+  uint8_t *where;
+};
+
+// Index of the value of window p, q at row r, column s of plane and lane; -1: outside the image.
+static int64_t pool_at(const struct ls_b16_pool *v, int64_t i, int64_t t) {
+  int64_t lane = i % 16, q = i / 16 % v->q, p = i / 16 / v->q % v->p, plane = i / 16 / v->q / v->p;
+  int64_t row = p * v->stride_h - v->pad_h + t / v->s, col = q * v->stride_w - v->pad_w + t % v->s;
+  if (row < 0 || col < 0 || row >= v->h || col >= v->w) return -1;
+  return ((plane * v->h + row) * v->w + col) * 16 + lane;
 }
 
-static void test_pooling(void **state) {
+static int64_t pool_divisor(const struct ls_b16_pool *v, int64_t i, int64_t inside) {
+  if (!v->count_pad) return inside;
+  int64_t q = i / 16 % v->q, p = i / 16 / v->q % v->p, bottom = p * v->stride_h - v->pad_h + v->r,
+          right = q * v->stride_w - v->pad_w + v->s, over_h = bottom - v->h - v->pad_end_h,
+          over_w = right - v->w - v->pad_end_w;
+  return (v->r - (over_h > 0 ? over_h : 0)) * (v->s - (over_w > 0 ? over_w : 0));
+}
+
+// The first of equal maxima wins, and the first NaN over all.
+static void reference_pool(const struct ls_b16_pool *v, const float *x, const float *dy, struct expected_pool *e) {
+  for (int64_t i = 0; i < v->planes * v->p * v->q * 16; i++) {
+    int64_t inside = 0, best = -1;
+    double sum = 0;
+    for (int64_t t = 0; t < v->r * v->s; t++) {
+      int64_t at = pool_at(v, i, t);
+      if (at < 0) continue;
+      inside++;
+      sum += x[at];
+      if (best < 0 || x[at] > x[best] || (isnan(x[at]) && !isnan(x[best]))) best = at, e->where[i] = (uint8_t)t;
+    }
+    double share = v->max ? 0 : 1 / (double)pool_divisor(v, i, inside);
+    e->y[i] = v->max ? x[best] : sum * share;
+    for (int64_t t = 0; t < v->r * v->s; t++) {
+      int64_t at = pool_at(v, i, t);
+      if (at >= 0) e->dx[at] += v->max ? (at == best ? dy[i] : 0) : dy[i] * share;
+    }
+  }
+}
+
+// `nan`: one value of every window that holds it, at this place counted through each plane's first window, is none; -1:
+// all are numbers.
+static void check_pool(const struct ls_b16_kernels *kernels, const struct ls_b16_pool *v, int64_t nan) {
+  int64_t xs = v->planes * v->h * v->w * 16, ys = v->planes * v->p * v->q * 16;
+  float *x = values(xs), *dy = values(ys), *y = values(ys), *dx = values(xs);
+  uint8_t *where = malloc((size_t)ys);
+  struct expected_pool e = {calloc((size_t)ys, sizeof(double)), calloc((size_t)xs, sizeof(double)), malloc((size_t)ys)};
+  for (int64_t i = 0; i < xs; i += 3) x[i] = roundf(2 * x[i]) / 2;  // so that there are equal ones
+  for (int64_t i = 0; nan >= 0 && i < ys; i++) {
+    int64_t at = pool_at(v, i, nan);
+    if (at >= 0 && i % 5 < 3) x[at] = NAN;  // not in all lanes
+  }
+  reference_pool(v, x, dy, &e);
+  kernels->pool_forward(v, x, y, v->max ? where : NULL);
+  kernels->pool_backward(v, dy, where, dx);
+  for (int64_t i = 0; v->max && i < ys; i++) {
+    if (isnan(e.y[i]) ? !isnan(y[i]) : y[i] != (float)e.y[i])
+      fail_msg("%ldx%ld, NaN at %ld: value %ld is %g, not %g", (long)v->r, (long)v->s, (long)nan, (long)i, (double)y[i],
+               e.y[i]);
+    assert_int_equal(where[i], e.where[i]);
+  }
+  if (v->max && nan < 0) {  // without a backward pass to come
+    float *again = values(ys);
+    kernels->pool_forward(v, x, again, NULL);
+    assert_memory_equal(again, y, (size_t)ys * sizeof *y);
+    free(again);
+  }
+  if (!v->max) assert_close(y, e.y, ys);
+  assert_close(dx, e.dx, xs);
+  float *buffers[] = {x, dy, y, dx};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+  free(where);
+  free(e.y);
+  free(e.dx);
+  free(e.where);
+}
+
+// Height, width, output, window, strides, padding before and after.
+static const int64_t pool_shapes[][12] = {
+    {5, 5, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1},      // overlapping and clipped on all sides
+    {8, 6, 4, 3, 2, 2, 2, 2, 0, 0, 0, 0},      // tiles, the 2x2 case
+    {9, 7, 3, 3, 3, 2, 3, 2, 0, 0, 0, 1},      // nearly tiles
+    {9, 6, 3, 2, 3, 3, 3, 3, 0, 0, 0, 0},      // tiles of 3x3
+    {9, 7, 4, 3, 3, 3, 2, 2, 0, 0, 0, 0},      // overlapping, whole
+    {9, 8, 3, 3, 2, 2, 3, 3, 0, 0, 0, 0},      // apart: rows and columns between windows
+    {7, 7, 3, 3, 2, 2, 2, 2, 0, 0, 0, 0},      // a row and a column are in no window
+    {7, 5, 4, 3, 2, 2, 2, 2, 0, 0, 1, 1},      // 2x2, clipped behind the end
+    {6, 6, 5, 5, 2, 2, 1, 1, 0, 0, 0, 0},      // 2x2, overlapping
+    {4, 5, 1, 1, 4, 5, 4, 5, 0, 0, 0, 0},      // the whole image
+    {6, 9, 3, 2, 1, 4, 2, 5, 0, 1, 0, 0},      // flat
+    {15, 15, 1, 1, 15, 15, 1, 1, 0, 0, 0, 0},  // the largest place that a byte holds
+};
+
+static void check_pools(const struct ls_b16_kernels *kernels) {
+  for (size_t i = 0; i < sizeof pool_shapes / sizeof *pool_shapes; i++) {
+    const int64_t *s = pool_shapes[i];
+    struct ls_b16_pool v = {.planes = 2,
+                            .h = s[0],
+                            .w = s[1],
+                            .p = s[2],
+                            .q = s[3],
+                            .r = s[4],
+                            .s = s[5],
+                            .stride_h = s[6],
+                            .stride_w = s[7],
+                            .pad_h = s[8],
+                            .pad_w = s[9],
+                            .pad_end_h = s[10],
+                            .pad_end_w = s[11]};
+    check_pool(kernels, &v, -1);
+    v.count_pad = true;
+    check_pool(kernels, &v, -1);
+    v.count_pad = false;
+    v.max = true;
+    for (int64_t nan = -1; nan < v.r * v.s; nan++) check_pool(kernels, &v, nan);
+  }
+}
+
+static void test_pooling_avx512(void **state) {
   (void)state;
-  check_pool(true, false);
-  check_pool(false, false);
-  check_pool(false, true);
+  if (ls_b16_kernels() != &ls_b16_kernels_avx512) skip();
+  check_pools(&ls_b16_kernels_avx512);
+}
+
+static void test_pooling_avx2(void **state) {
+  (void)state;
+  if (!ls_b16_kernels()) skip();
+  check_pools(&ls_b16_kernels_avx2);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_avx512), cmocka_unit_test(test_avx2),
-                                     cmocka_unit_test(test_plain_and_back), cmocka_unit_test(test_pooling)};
+                                     cmocka_unit_test(test_plain_and_back), cmocka_unit_test(test_pooling_avx512),
+                                     cmocka_unit_test(test_pooling_avx2)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
