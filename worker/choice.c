@@ -104,7 +104,8 @@ static ls_status footprint_of(const struct trainer_options *o, struct ls_footpri
                                            .batch = (uint64_t)o->batch,
                                            .shards = (unsigned)o->shards,
                                            .devices = (unsigned)devices,
-                                           .workers_each = (unsigned)(o->workers / devices)};
+                                           .workers_each = (unsigned)(o->workers / devices),
+                                           .fast = o->fast};
   // Workers that do not divide evenly: what one of a device's takes, at least.
   if (o->workers % devices) options->devices = (unsigned)o->workers, options->workers_each = 1;
   return LS_OK;

@@ -61,14 +61,62 @@ static ls_status make_slabs(struct worker *w, struct ls_error *err) {
   struct device_slabs *slabs = &t->slabs[device_of(t, w->index)];
   slabs->owner = &w->backend;
   LS_TRY(allocate_zeros(w, (size_t)t->parameter_floats * sizeof(float), &slabs->parameters, err));
-  if (w->plan) LS_TRY(allocate_zeros(w, (size_t)t->learned_floats * sizeof(float), &slabs->momentum, err));
   if (w->evaluation_plan)
     LS_TRY(allocate(w, LS_MEMORY_DEVICE, ls_plan_folded_bytes(w->evaluation_plan), &slabs->folded, err));
   if (w->plan) LS_TRY(make_rules(w, slabs, err));
-  if (w->index != 0) return LS_OK;
-  t->parameters = slabs->parameters;
-  t->momentum = slabs->momentum;
+  if (w->index == 0) t->parameters = slabs->parameters;
   return LS_OK;
+}
+
+int64_t device_momentum(const struct ls_exchange *x, int devices, int64_t learned, bool whole, int device, int bucket,
+                        int64_t *begin, int64_t *end) {
+  int64_t at = 0;
+  for (int b = 0; b < x->buckets; b++) {
+    *begin = *end = -1;
+    for (int i = 0; i < x->ranks; i++) {
+      int64_t first, last;
+      if (!whole && (int)((int64_t)i * devices / x->ranks) != device) continue;
+      ls_exchange_slice(x, b, i, &first, &last);
+      if (*begin < 0) *begin = first;
+      *end = last;  // slices of consecutive workers lie one behind another
+    }
+    // Devices leave no gradients as factors, so learned parameters come first in the slab.
+    if (*end > learned) *end = learned;
+    if (*begin > *end) *begin = *end;
+    if (b == bucket) return at;
+    at += *end - *begin;
+  }
+  return at;
+}
+
+static bool momentum_is_whole(const struct trainer *t) { return t->devices == 1 || t->apart.way == WAY_SUMS; }
+
+// Of this trainer; `memory`: where the stretch lies on the device.
+static void momentum_stretch(const struct trainer *t, int device, int bucket, int64_t *begin, int64_t *end,
+                             float **memory) {
+  int64_t at =
+      device_momentum(&t->exchange, t->devices, t->learned_floats, momentum_is_whole(t), device, bucket, begin, end);
+  *memory = t->slabs[device].momentum + at;
+}
+
+float *device_momentum_base(const struct worker *w, int bucket) {
+  int64_t begin, end;
+  float *memory;
+  momentum_stretch(w->trainer, device_of(w->trainer, w->index), bucket, &begin, &end, &memory);
+  // As if the whole slab were here: of it only this device's stretch is touched.
+  return (float *)((uintptr_t)memory - (uintptr_t)begin * sizeof(float));
+}
+
+// Behind device_separate, which cuts the slabs.
+static ls_status make_momentum(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  struct device_slabs *slabs = w->device->slabs;
+  int64_t begin, end;
+  int64_t floats = device_momentum(&t->exchange, t->devices, t->learned_floats, momentum_is_whole(t),
+                                   device_of(t, w->index), t->exchange.buckets, &begin, &end);
+  LS_TRY(allocate_zeros(w, (size_t)floats * sizeof(float), &slabs->momentum, err));
+  if (w->index == 0) t->momentum = momentum_is_whole(t) ? slabs->momentum : w->gradients[0];
+  return w->backend.ops->stream_wait_idle(&w->backend, NULL, err);
 }
 
 static ls_status make_streams(struct worker *w, struct device_worker *d, struct ls_error *err) {
@@ -123,6 +171,7 @@ ls_status device_bind(struct worker *w, struct ls_error *err) {
       return ls_fail(err, status, "%s", error.text);
   }
   if (w->plan) LS_TRY(device_separate(w, err));
+  if (w->plan && device_leads(w)) LS_TRY(make_momentum(w, err));
   struct ls_plan_memory memory = {
       .parameters = d->slabs->parameters, .activations = w->activations, .folded = d->slabs->folded};
   size_t input_bytes = ls_plan_input_bytes(w->plan ? w->plan : w->evaluation_plan);
@@ -172,28 +221,39 @@ void device_release(struct worker *w) {
   w->device = NULL;
 }
 
-ls_status device_spread(struct trainer *t, struct ls_error *err) {
-  const struct ls_device_ops *ops = t->ops->device;
+// Between trainer->momentum and where the devices hold it.
+static ls_status move_momentum(struct trainer *t, bool gather, struct ls_error *err) {
   struct ls_backend *backend = &t->worker[0].backend;
-  for (int i = 1; i < t->devices; i++) {
-    size_t bytes = (size_t)t->parameter_floats * sizeof(float), learned = (size_t)t->learned_floats * sizeof(float);
-    LS_TRY(ops->copy(backend, NULL, t->slabs[i].parameters, t->parameters, bytes, err));
-    if (t->momentum) LS_TRY(ops->copy(backend, NULL, t->slabs[i].momentum, t->momentum, learned, err));
+  for (int i = 0; i < t->devices * t->exchange.buckets && t->momentum; i++) {
+    int64_t begin, end;
+    float *memory;
+    momentum_stretch(t, i % t->devices, i / t->devices, &begin, &end, &memory);
+    float *together = t->momentum + begin;
+    // Where every device holds all of it, device 0's is the one that is asked.
+    if (begin >= end || memory == together || (gather && momentum_is_whole(t))) continue;
+    LS_TRY(t->ops->device->copy(backend, NULL, gather ? together : memory, gather ? memory : together,
+                                (size_t)(end - begin) * sizeof(float), err));
   }
-  return t->ops->stream_wait_idle(backend, NULL, err);
+  return LS_OK;
 }
 
 ls_status device_gather(struct trainer *t, struct ls_error *err) {
+  LS_TRY(move_momentum(t, true, err));
+  return t->ops->stream_wait_idle(&t->worker[0].backend, NULL, err);
+}
+
+ls_status device_forget(struct trainer *t, struct ls_error *err) {
   struct ls_backend *backend = &t->worker[0].backend;
-  for (int i = 0; i < t->workers * t->exchange.buckets && t->momentum; i++) {
-    const struct device_slabs *from = t->worker[i % t->workers].device->slabs;
-    int64_t begin, end;
-    ls_exchange_slice(&t->exchange, i / t->workers, i % t->workers, &begin, &end);
-    // Devices leave no gradients as factors, so learned parameters come first in both slabs, at the same places.
-    if (end > t->learned_floats) end = t->learned_floats;
-    if (from == &t->slabs[0] || begin >= end) continue;
-    LS_TRY(t->ops->device->copy(backend, NULL, t->momentum + begin, from->momentum + begin,
-                                (size_t)(end - begin) * sizeof(float), err));
-  }
+  size_t bytes = (size_t)t->learned_floats * sizeof(float);
+  if (t->momentum && !momentum_is_whole(t)) LS_TRY(t->ops->device->zero(backend, NULL, t->momentum, bytes, err));
   return t->ops->stream_wait_idle(backend, NULL, err);
+}
+
+ls_status device_spread(struct trainer *t, struct ls_error *err) {
+  struct ls_backend *backend = &t->worker[0].backend;
+  size_t bytes = (size_t)t->parameter_floats * sizeof(float);
+  for (int i = 1; i < t->devices; i++)
+    LS_TRY(t->ops->device->copy(backend, NULL, t->slabs[i].parameters, t->parameters, bytes, err));
+  LS_TRY(move_momentum(t, false, err));
+  return device_forget(t, err);
 }

@@ -2,8 +2,9 @@
 // the evaluation). The contract with the rest of the worker is the one of workers on the host's cores: trainer.h.
 //
 // Workers share the devices out among themselves in order: with more workers than devices, as many consecutive ones on
-// each. All workers of one device share one parameter slab and one momentum slab; each device has the whole of both, but
-// of the momentum only its workers' slices are up to date (device_gather).
+// each. All workers of one device share one parameter slab and the momentum. Each device has all parameters, but of the
+// momentum only its workers' slices of each bucket, one after another (device_momentum): the optimizer's state is held once.
+// Between commands it can be put together in worker 0's gradients, which nobody needs then (device_gather, device_spread).
 #ifndef LS_WORKER_DEVICE_H
 #define LS_WORKER_DEVICE_H
 
@@ -12,7 +13,8 @@
 
 // Of one device; made by its first worker, read by all.
 struct device_slabs {
-  float *parameters, *momentum;
+  float *parameters;
+  float *momentum;  // device_momentum
   void *folded;
   struct ls_update_rule *rules;
   uint16_t *rule_of_line;
@@ -67,10 +69,23 @@ ls_status device_make(struct worker *worker, struct ls_error *err);
 ls_status device_bind(struct worker *worker, struct ls_error *err);
 void device_release(struct worker *worker);
 
-// After the parameters of device 0 changed from outside: to all other devices. Before they are saved: momentum from where
-// it is up to date to device 0. Between commands; from the coordinator's thread.
-ls_status device_spread(struct trainer *trainer, struct ls_error *err);
+// Between commands; from the coordinator's thread. Gather: trainer->momentum holds all of it, until device_spread or
+// device_forget. Spread: after parameters (of device 0) or momentum changed from outside, to all devices, and forgets. Both
+// leave the gradients that it lay over as zeros: what no operation writes must stay so.
 ls_status device_gather(struct trainer *trainer, struct ls_error *err);
+ls_status device_spread(struct trainer *trainer, struct ls_error *err);
+ls_status device_forget(struct trainer *trainer, struct ls_error *err);
+
+// Pure: of a bucket, the stretch [begin, end) of the learned parameters whose momentum device `device` of `devices` holds
+// (`whole`: all), and at which float of its memory it begins. Behind the last bucket: how many floats it holds.
+int64_t device_momentum(const struct ls_exchange *exchange, int devices, int64_t learned_floats, bool whole, int device,
+                        int bucket, int64_t *begin, int64_t *end);
+// Where the momentum of this worker's slice of a bucket lies, by index in the slab.
+float *device_momentum_base(const struct worker *worker, int bucket);
+// Pure: the buckets for so many workers. `hides`: there is an exchange between devices that may go on under the backward
+// pass; `wanted`: at most so many buckets, however small, 0: as is best. operations[b]: see trainer->bucket_operations.
+ls_status device_cut(const struct ls_plan *plan, int workers, bool hides, int wanted, struct ls_exchange *exchange,
+                     int *operations, struct ls_error *err);
 
 // device_apart.c. All workers: finds out whether they reach each other's memory (apart.needed was set where not), cuts the
 // slabs into buckets, and connects the workers by a transport if they do not, or if that may sum faster.

@@ -32,20 +32,25 @@ static ls_status meet(struct worker *w, struct ls_error *err) {
   return ls_barrier_wait(&w->trainer->barrier) ? LS_OK : ls_fail(err, LS_CANCELLED, "another worker failed");
 }
 
-// Worker 0, for all: one bucket where no exchange between devices is to be hidden. With float16's loss scale nothing may be
-// updated before everybody's gradients are known to be in range: only an exchange by messages can begin earlier.
-static ls_status cut(struct worker *w, struct ls_error *err) {
-  struct trainer *t = w->trainer;
+ls_status device_cut(const struct ls_plan *plan, int workers, bool hides, int wanted, struct ls_exchange *exchange,
+                     int *operations, struct ls_error *err) {
   struct ls_plan_bucket buckets[LS_PLAN_BUCKETS];
-  bool hides = t->devices > 1 && (t->dtype != LS_F16 || t->apart.way != WAY_REACH);
-  int most = t->wanted_buckets ? t->wanted_buckets : hides ? MOST_BUCKETS : 1, count = 0;
-  LS_TRY(ls_plan_buckets(w->plan, most, t->wanted_buckets ? 0 : LEAST_BUCKET_BYTES, buckets, &count, err));
-  t->exchange = (struct ls_exchange){.ranks = t->workers, .buckets = count, .tail = TAIL};
+  int count = 0, most = wanted ? wanted : hides ? MOST_BUCKETS : 1;
+  LS_TRY(ls_plan_buckets(plan, most, wanted ? 0 : LEAST_BUCKET_BYTES, buckets, &count, err));
+  *exchange = (struct ls_exchange){.ranks = workers, .buckets = count, .tail = TAIL};
   for (int b = 0; b < count; b++) {
-    t->exchange.cut[b + 1] = buckets[b].end;
-    t->bucket_operations[b] = buckets[b].operations;
+    exchange->cut[b + 1] = buckets[b].end;
+    operations[b] = buckets[b].operations;
   }
   return LS_OK;
+}
+
+// Worker 0, for all: one bucket where no exchange between devices is to be hidden. With float16's loss scale nothing may be
+// updated before everybody's gradients are known to be in range: only an exchange by a transport can begin earlier.
+static ls_status cut(struct worker *w, struct ls_error *err) {
+  struct trainer *t = w->trainer;
+  bool hides = t->devices > 1 && (t->dtype != LS_F16 || t->apart.way != WAY_REACH);
+  return device_cut(w->plan, t->workers, hides, t->wanted_buckets, &t->exchange, t->bucket_operations, err);
 }
 
 // Worker 0, for all: devices that do not reach each other.

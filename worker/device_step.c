@@ -238,7 +238,7 @@ static ls_status update_slice(struct worker *w, int bucket, struct ls_error *err
   struct device_worker *d = w->device;
   struct ls_update update = {.parts = t->workers,
                              .parameters = d->slabs->parameters,
-                             .momentum = d->slabs->momentum,
+                             .momentum = device_momentum_base(w, bucket),
                              .rules = d->slabs->rules,
                              .rule_of_line = d->slabs->rule_of_line,
                              .numbers = d->numbers};

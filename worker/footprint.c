@@ -52,12 +52,30 @@ static void add_worker(const struct ls_plan *plan, const struct ls_plan *evaluat
 
 static unsigned workers_each(const struct ls_footprint_options *o) { return o->workers_each ? o->workers_each : 1; }
 
-static void add_up(const struct ls_graph *graph, const struct ls_footprint_options *o, const struct ls_plan *plan,
-                   const struct ls_plan *evaluation, struct ls_footprint *f) {
+// The optimizer's state on the GPU that holds most of it.
+static ls_status momentum_bytes(const struct ls_footprint_options *o, const struct ls_plan *plan, uint64_t *bytes,
+                                struct ls_error *err) {
+  struct ls_exchange exchange;
+  int operations[LS_EXCHANGE_BUCKETS], devices = (int)o->devices;
+  bool hides = devices > 1 && trainer_dtype(o->precision) != LS_F16, whole = o->fast && workers_each(o) == 1;
+  int64_t learned = (int64_t)(ls_plan_learned_bytes(plan) / sizeof(float)), begin, end;
+  LS_TRY(device_cut(plan, (int)(o->devices * workers_each(o)), hides, 0, &exchange, operations, err));
+  for (int i = 0; i < devices; i++) {
+    int64_t floats = device_momentum(&exchange, devices, learned, whole, i, exchange.buckets, &begin, &end);
+    if ((uint64_t)floats * sizeof(float) > *bytes) *bytes = (uint64_t)floats * sizeof(float);
+  }
+  return LS_OK;
+}
+
+static ls_status add_up(const struct ls_graph *graph, const struct ls_footprint_options *o, const struct ls_plan *plan,
+                        const struct ls_plan *evaluation, struct ls_footprint *f, struct ls_error *err) {
   struct ls_shape image = ls_graph_input_shape(graph);
   uint64_t images_bytes = (uint64_t)ls_shape_elements(&image), device_images = o->batch / o->devices;
   f->bytes[LS_FOOTPRINT_WEIGHTS] = ls_plan_parameter_bytes(plan);
-  f->bytes[LS_FOOTPRINT_MOMENTUM] = ls_plan_learned_bytes(plan);
+  if (o->gpu)
+    LS_TRY(momentum_bytes(o, plan, &f->bytes[LS_FOOTPRINT_MOMENTUM], err));
+  else
+    f->bytes[LS_FOOTPRINT_MOMENTUM] = ls_plan_learned_bytes(plan);
   unsigned workers = o->gpu ? workers_each(o) : o->devices;
   uint64_t shards_each = o->shards / o->devices / workers_each(o);
   for (unsigned i = 0; i < workers; i++) {
@@ -79,6 +97,7 @@ static void add_up(const struct ls_graph *graph, const struct ls_footprint_optio
   for (int i = 0; i < LS_FOOTPRINT_KINDS; i++) f->total_bytes += f->bytes[i];
   f->unshared_bytes = ls_plan_unshared_bytes(plan);
   take_largest(plan, f);
+  return LS_OK;
 }
 
 static ls_status check(const struct ls_footprint_options *o, struct ls_error *err) {
@@ -115,7 +134,7 @@ ls_status ls_footprint_predict(const struct ls_graph *graph, const struct ls_foo
   options.training = false;
   options.parameters_of = plan;
   if (status == LS_OK) status = ls_plan_build(graph, &backend, &options, &evaluation, err);
-  if (status == LS_OK) add_up(graph, o, plan, evaluation, f);
+  if (status == LS_OK) status = add_up(graph, o, plan, evaluation, f, err);
   ls_plan_free(evaluation);
   ls_plan_free(plan);
   if (backend.state) ops->close(&backend);

@@ -1,8 +1,8 @@
 // How much memory a job's training takes on each of its devices, from the static plans alone: nothing is allocated and no
 // GPU is needed. `lockstep model show --memory` prints it; what runs out of memory explains itself with it.
 //
-// Each GPU holds its own copy of the parameters and the momentum, and reads the others' gradients where they lie. On the CPU
-// the workers share parameters and momentum too; the figures are then those of the whole process.
+// Each GPU holds its own copy of the parameters and its share of the momentum (all of it with `reduce: fast`, where that sums by
+// NCCL), and reads the others' gradients where they lie. On the CPU the workers share parameters and momentum too; the figures are then those of the whole process.
 #ifndef LS_WORKER_FOOTPRINT_H
 #define LS_WORKER_FOOTPRINT_H
 
@@ -30,6 +30,7 @@ struct ls_footprint_options {
   unsigned shards;  // divides the batch
   unsigned devices;
   unsigned workers_each;  // workers that share a GPU; 0: 1
+  bool fast;              // reduce: fast
 };
 
 struct ls_footprint_buffer {

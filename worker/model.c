@@ -31,6 +31,7 @@ static bool lies_plain(struct trainer *t, int index) {
 }
 
 ls_status model_initialise(struct trainer *t, uint64_t seed, struct ls_error *err) {
+  if (t->devices) LS_TRY(device_gather(t, err));
   for (int i = 0; i < ls_graph_parameter_count(t->graph); i++) {
     const struct ls_parameter *p = ls_graph_parameter(t->graph, i);
     if (!t->devices && lies_plain(t, i)) {  // in place: the weights of a large layer twice would be the peak of memory
@@ -48,6 +49,7 @@ ls_status model_initialise(struct trainer *t, uint64_t seed, struct ls_error *er
 }
 
 ls_status model_load(struct trainer *t, const struct ls_snapshot *s, struct ls_error *err) {
+  if (t->devices) LS_TRY(device_gather(t, err));
   for (int i = 0; i < ls_graph_parameter_count(t->graph); i++) {
     LS_TRY(put(t, i, s->parameters[i], false, err));
     if (t->momentum && s->momentum[i]) LS_TRY(put(t, i, s->momentum[i], true, err));
@@ -61,5 +63,5 @@ ls_status model_save(struct trainer *t, struct ls_snapshot *s, struct ls_error *
     LS_TRY(get(t, i, false, s->parameters[i], err));
     if (t->momentum && s->momentum[i]) LS_TRY(get(t, i, true, s->momentum[i], err));
   }
-  return LS_OK;
+  return t->devices ? device_forget(t, err) : LS_OK;
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "spec/spec.h"
+#include "worker/device.h"
 #include "worker/footprint.h"
 #include "worker/trainer.h"
 
@@ -96,7 +97,7 @@ static void test_gpu_is_the_plan(void **state) {
   assert_int_equal(ls_backend_cuda_planner()->open(0, &backend, &err), LS_OK);
   if (ls_plan_build(graph, &backend, &how, &plan, &err) != LS_OK) fail_msg("%s", err.text);
   assert_int_equal(f.bytes[LS_FOOTPRINT_WEIGHTS], ls_plan_parameter_bytes(plan));
-  assert_true(f.bytes[LS_FOOTPRINT_MOMENTUM] >= ls_plan_learned_bytes(plan));
+  assert_in_range(f.bytes[LS_FOOTPRINT_MOMENTUM], ls_plan_learned_bytes(plan) / 4, ls_plan_learned_bytes(plan) / 3);
   assert_int_equal(f.bytes[LS_FOOTPRINT_GRADIENTS], 2 * ls_plan_gradient_bytes(plan));
   assert_int_equal(f.bytes[LS_FOOTPRINT_ACTIVATIONS] + f.bytes[LS_FOOTPRINT_SCRATCH], ls_plan_activation_bytes(plan));
   assert_true(f.unshared_bytes > f.bytes[LS_FOOTPRINT_ACTIVATIONS]);
@@ -135,13 +136,50 @@ static void test_gpu_is_what_the_trainer_takes(void **state) {
                      (uint64_t)t->gradient_floats * sizeof(float) * (uint64_t)ls_tree_buffers(t->shards_each));
     assert_int_equal(bytes[LS_FOOTPRINT_ACTIVATIONS] + bytes[LS_FOOTPRINT_SCRATCH] + bytes[LS_FOOTPRINT_EVALUATION],
                      t->worker[0].activation_bytes + ls_plan_folded_bytes(t->worker[0].evaluation_plan));
-    // All of it but the step's few numbers.
-    uint64_t taken = atomic_load(&t->device_bytes) / devices;
-    assert_in_range(taken, f[devices - 1].total_bytes, f[devices - 1].total_bytes + 4096);
+    // All of it but the step's few numbers; on both together, of which one holds less momentum: running statistics, at the
+    // slab's end, have none.
+    uint64_t taken = atomic_load(&t->device_bytes), total = f[devices - 1].total_bytes * devices;
+    uint64_t statistics = (uint64_t)(t->parameter_floats - t->learned_floats) * sizeof(float) * (devices - 1);
+    assert_in_range(taken, total - statistics, total + 4096 * devices);
+    // The optimizer's state is there once.
+    int64_t held = 0, begin, end;
+    for (int i = 0; i < (int)devices; i++)
+      held +=
+          device_momentum(&t->exchange, (int)devices, t->learned_floats, false, i, t->exchange.buckets, &begin, &end);
+    assert_int_equal(held, t->learned_floats);
     trainer_free(t);
   }
   assert_true(f[1].total_bytes < f[0].total_bytes);
   unload();
+}
+
+// Every float's momentum is held by one device, that whose worker updates it, however the slab is cut; `whole`: by each.
+static void test_momentum_is_held_once(void **state) {
+  (void)state;
+  static const int on[][2] = {{1, 1}, {2, 1}, {4, 2}, {4, 3}, {8, 8}, {8, 5}};
+  enum { FLOATS = 16 * 333, LEARNED = 16 * 301 };
+  for (size_t i = 0; i < sizeof on / sizeof *on; i++) {
+    struct ls_exchange x = {.ranks = on[i][0], .buckets = 3, .cut = {0, 16 * 40, 16 * 41, FLOATS}};
+    static int held[FLOATS];
+    memset(held, 0, sizeof held);
+    for (int device = 0; device < on[i][1]; device++) {
+      int64_t at = 0, begin, end;
+      for (int b = 0; b < x.buckets; b++) {
+        assert_int_equal(device_momentum(&x, on[i][1], LEARNED, false, device, b, &begin, &end), at);
+        at += end - begin;
+        for (int64_t f = begin; f < end; f++) held[f]++;
+        for (int w = 0; w < x.ranks; w++) {  // its workers' slices lie in it
+          int64_t first, last;
+          ls_exchange_slice(&x, b, w, &first, &last);
+          if (w * on[i][1] / x.ranks != device || first >= LEARNED || first == last) continue;
+          assert_true(begin <= first && (last > LEARNED ? LEARNED : last) <= end);
+        }
+      }
+      assert_int_equal(device_momentum(&x, on[i][1], LEARNED, false, device, x.buckets, &begin, &end), at);
+      assert_int_equal(device_momentum(&x, on[i][1], LEARNED, true, device, x.buckets, &begin, &end), LEARNED);
+    }
+    for (int f = 0; f < FLOATS; f++) assert_int_equal(held[f], f < LEARNED);
+  }
 }
 
 static void test_monotone(void **state) {
@@ -241,6 +279,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_cpu_is_what_the_trainer_takes),
                                      cmocka_unit_test(test_gpu_is_the_plan),
                                      cmocka_unit_test(test_gpu_is_what_the_trainer_takes),
+                                     cmocka_unit_test(test_momentum_is_held_once),
                                      cmocka_unit_test(test_monotone),
                                      cmocka_unit_test(test_largest_batch),
                                      cmocka_unit_test(test_check),
