@@ -17,6 +17,8 @@
 enum { CANDIDATES = 48, TRIALS = 12, RUNS = 3, MOST_EXECUTIONS = 20, SAME_BITS_RUNS = 8, DRAWN_VALUES = 65536 };
 static const float run_ms = 1, hopeless = 4;  // length of a recording; times the best: not measured closely
 
+static const char no_memory[] = "the GPU has no memory left to measure it with";
+
 enum { X, W, Y, BIAS, SUM, SQUARES, MEAN, VARIANCE, INVERSE, PARTIALS, TENSORS };
 
 struct trial {
@@ -269,7 +271,7 @@ static ls_status fastest(struct trial *trial, const struct device_tuning *tuning
   if (measured > 0) return LS_OK;
   LS_TRY(device_alive(trial->context, err));
   if (!trial->no_memory && !g->no_memory) return LS_OK;
-  return ls_fail(err, LS_NO_MEMORY, "the GPU has no memory left to measure it with");
+  return ls_fail(err, LS_NO_MEMORY, no_memory);
 }
 
 static ls_status tune(struct trial *trial, const struct device_tuning *tuning, cudnnBackendDescriptor_t *configs,
@@ -279,8 +281,9 @@ static ls_status tune(struct trial *trial, const struct device_tuning *tuning, c
   if (tuning->separate) {
     work *separate = tuning->convolution->statistics ? run_then_moments : run_then_epilogue;
     separate_ms = measure(trial, tuning->separate, separate, -1);
+    tuning->separate->status = CUDNN_STATUS_SUCCESS;
     if (separate_ms < 0) LS_TRY(device_alive(trial->context, err));
-    if (separate_ms < 0) return ls_fail(err, LS_INTERNAL, "the engine that was chosen for it does not run");
+    if (trial->no_memory) return ls_fail(err, LS_NO_MEMORY, no_memory);
   }
   return fastest(trial, tuning, configs, count, separate_ms, best, err);
 }
