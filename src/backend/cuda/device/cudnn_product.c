@@ -9,7 +9,7 @@
 // properties of an A100, an L40, an H200 and a B200 (tests/gpu/test_describe.c): for float16 and C and K divisible by 8,
 // all of ResNet-50 but the first convolution, and nothing for bfloat16 and float32; on compute capability 12.0 nothing. No
 // engine of them bears the note that it is not deterministic, none bears any note; the workspace is two float32 a channel
-// for every tile of 64 to 512 rows of the output and a few counters, which is what sums in fixed order look like. So the
+// for every tile of 64 to 256 rows of the output and a few counters, which is what sums in fixed order look like. So the
 // tuning believes the notes, but compares the bits of several runs too.
 #include <stdio.h>
 #include <stdlib.h>
