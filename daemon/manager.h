@@ -3,7 +3,7 @@
 //           submit             devices free          first step
 //   (none) --------> QUEUED -----------------> STARTING ------> RUNNING --> SUCCEEDED, FAILED, CANCELLED
 //                      ^  ^--- crash, after a back-off ---------'   |
-//                      '-- resume -- PAUSED <------ pause ----------'
+//                      '-- resume -- PAUSED <------ pause ----------'      (FAILED and CANCELLED can be resumed too)
 //
 // A change of state is in the store before anybody is told of it. Everything here belongs to the loop's thread.
 #ifndef LS_DAEMON_MANAGER_H

@@ -1,6 +1,6 @@
 // GPUs as the NVIDIA driver's own library tells of them. libnvidia-ml.so.1 is loaded at run time, so the daemon links nothing
 // of CUDA and runs where there is no driver. LOCKSTEP_NVML names another library (tests). Calls may block for seconds when a
-// GPU is in trouble: one thread at a time, never the loop's.
+// GPU is in trouble: one thread at a time, never the loop's once it runs.
 #ifndef LS_DAEMON_NVML_H
 #define LS_DAEMON_NVML_H
 

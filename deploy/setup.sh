@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 deploy/packages.sh
-cmake -G Ninja -B build -S . -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
+cmake -G Ninja -B build -S . -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBUILD_TESTING=OFF >/dev/null
 ninja -C build bin/lockstep bin/lockstepd bin/lockstep-worker
 cmake --install build --prefix "$prefix" >/dev/null
 echo "Installed lockstep, lockstepd and lockstep-worker into $prefix/bin."

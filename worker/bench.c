@@ -77,7 +77,7 @@ static ls_status measure_training(struct bench *b, struct ls_error *err) {
   t->after_step = after_step;
   t->user = b;
   t->target_step = UINT64_MAX;
-  t->sgd = (struct ls_sgd){.learning_rate = 1e-3F, .momentum = 0.9F, .weight_decay = 1e-4F};
+  t->sgd = (struct ls_sgd){.learning_rate = 1e-4F, .momentum = 0.9F, .weight_decay = 5e-4F};
   b->begun_ns = ls_clock_ns();
   return trainer_run(t, COMMAND_TRAIN, err);
 }
@@ -111,7 +111,7 @@ static void summarise(const struct bench *b, struct ls_bench_result *result) {
   result->step_ms = b->step_ms[b->done / 2];
   result->step_ms_low = b->step_ms[b->done / 10];
   result->step_ms_high = b->step_ms[b->done - 1 - b->done / 10];
-  result->images_per_s = (double)t->batch / result->step_ms * 1000;
+  result->images_per_s = (double)t->batch * b->done / total_ms * 1000;  // slow steps count too
   result->input_wait = (double)wait_ns * 1e-6 / (total_ms * t->workers);
   result->peak_rss_bytes = peak_rss_bytes();
   if (t->devices) result->device_memory_bytes = atomic_load(&t->device_bytes) / (unsigned)t->devices;

@@ -26,7 +26,7 @@ struct ls_bench_options {
 };
 
 struct ls_bench_result {
-  double images_per_s;                        // batch over the median step
+  double images_per_s;                        // batch over the mean step
   double step_ms, step_ms_low, step_ms_high;  // median, 10th and 90th percentile
   double input_wait;                          // share of the step that workers waited for data, 0 to 1
   uint64_t peak_rss_bytes;

@@ -1,6 +1,8 @@
 // The coordinator's insides: the state that its worker threads share. Files: coordinator.c (a job from start to end),
 // saving.c (its checkpoints), worker_thread.c (threads and their commands), step.c (the training step), evaluate.c,
-// report.c (event log), model.c (parameters between slabs, snapshots and files), inference.c, bench.c.
+// device.c, device_apart.c, device_step.c and device_watch.c (the same on devices with memory of their own: device.h),
+// choice.c (which kernels those use), footprint.c (what memory it takes), profile.c (where the time goes), report.c
+// (event log), model.c (parameters between slabs, snapshots and files), inference.c, bench.c.
 #ifndef LS_WORKER_TRAINER_H
 #define LS_WORKER_TRAINER_H
 
@@ -202,7 +204,8 @@ static inline ls_status trainer_batch(struct trainer *t, uint64_t index, const s
   return LS_OK;
 }
 
-// The training step and one evaluation pass of one worker: step.c, evaluate.c. False: stop (trainer->go_on or an error).
+// The training step and one evaluation pass of one worker: step.c, evaluate.c. LS_CANCELLED: another
+// worker has failed.
 ls_status worker_train(struct worker *worker, struct ls_error *err);
 ls_status worker_evaluate(struct worker *worker, struct ls_error *err);
 

@@ -1,6 +1,6 @@
-// Files that survive a crash: see file.h. The order of steps is that of DESIGN section 9: temporary file in the same
-// folder, fsync, rename, fsync of the folder; after a failed fsync the kernel counts the pages as clean, so the file is
-// given up, never synced again.
+// Files that survive a crash: see file.h. The order of steps: temporary file in the same folder, fsync,
+// rename, fsync of the folder; after a failed fsync the kernel counts the pages as clean, so the file is given up, never
+// synced again.
 #include "base/file.h"
 
 #include <errno.h>

@@ -38,6 +38,22 @@ static int run_version(struct ls_cli *cli, int count, char **arguments) {
 
 const struct ls_command ls_cmd_version = {.name = "version", .summary = "Print the version", .run = run_version};
 
+// "data) words='import inspect bench'": the second words of commands that begin alike, which stand together in the table.
+static void print_groups(void) {
+  const char *previous = "";
+  size_t length = 0;
+  for (size_t i = 0; ls_commands[i]; i++) {
+    const char *name = ls_commands[i]->name, *space = strchr(name, ' ');
+    bool same = length && strncmp(previous, name, length) == 0 && name[length] == ' ';
+    if (length && !same) puts("' ;;");
+    if (space && !same) printf("      %.*s) words='", (int)(space - name), name);
+    if (space) printf("%s%s", same ? " " : "", space + 1);
+    length = space ? (size_t)(space - name) : 0;
+    previous = name;
+  }
+  if (length) puts("' ;;");
+}
+
 // The script asks nothing of the daemon: words and options come from the table.
 static int run_completion(struct ls_cli *cli, int count, char **arguments) {
   (void)cli;
@@ -59,7 +75,7 @@ static int run_completion(struct ls_cli *cli, int count, char **arguments) {
     previous = ls_commands[i]->name;
   }
   puts("'\n  else\n    case $command in");
-  puts("      data) words='import inspect bench' ;;\n      model) words='list show' ;;");
+  print_groups();
   for (size_t i = 0; ls_commands[i]; i++) {
     printf("      '%s') words='--help", ls_commands[i]->name);
     for (size_t k = 0; k < ls_commands[i]->option_count; k++) printf(" --%s", ls_commands[i]->options[k].name);

@@ -2,7 +2,7 @@
 //
 // On a terminal, one line that is drawn again and again, and above it what is worth keeping:
 //   epoch 1  validation accuracy 84.11 %  loss 0.4321
-//   epoch 2/10  ━━━━━╸──────────  step 352/2,350  loss 0.4123  accuracy 85.21 %  6,120 images/s  0:29 left  wait 0.1 %
+//   epoch 2/10  ━━━━━╸──────────  step 352/2,350  loss 0.4123  accuracy 85.21 %  6,120 images/s  0:29 left  input 0.1 %, compute 99.9 %
 // Elsewhere (a file, a pipe) plain lines: those above, and a step line at most every STEP_LINE_S seconds of the job's
 // time and at the end of each epoch.
 #include <langinfo.h>

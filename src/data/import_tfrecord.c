@@ -17,8 +17,7 @@
 enum { HEAD = 12, TAIL = 4 };
 #define LARGEST_RECORD (UINT64_C(1) << 30)
 
-// CRC-32C (Castagnoli), as TensorFlow masks it. `table` is made once a scan or fetch: 256 steps are nothing beside a
-// record.
+// CRC-32C (Castagnoli), as TensorFlow masks it. `table` is made once a thread.
 static uint32_t masked_crc(const uint8_t *data, size_t size) {
   static _Thread_local uint32_t table[256];
   if (!table[1]) {

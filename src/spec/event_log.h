@@ -1,4 +1,4 @@
-// A job's event log: append-only file of protobuf Events, the truth about the job's progress (DESIGN section 10).
+// A job's event log: append-only file of protobuf Events, the truth about the job's progress.
 //
 // Record: u32 little-endian payload length, u64 little-endian XXH3-64 of the payload, payload (lockstep.v1.Event).
 // A torn record at the end (crash in mid-write) is cut off by the next writer and never shown by a reader.

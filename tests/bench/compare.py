@@ -11,7 +11,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-# network, batch, steps a measurement, inference, least ratio that issue 3 asks for
+# network, batch, steps a measurement, inference, least ratio that is asked for
 CASES = [
     ("lenet-caffe", 256, 30, False, 1.5),
     ("resnet20", 256, 6, False, 1.25),
@@ -105,7 +105,7 @@ def write_results(args, rows):
             file.write("# Measurements\n\nRatios are pairwise: ours and the peer in turn in one run, median over the pairs "
                        "(lowest and highest beside it).\n")
         file.write(f"\n## {datetime.date.today()}: {processor()}, {os.cpu_count()} cores, {platform.system()} "
-                   f"{platform.release()}, commit {commit}\n\n"
+                   f"{platform.release().split('-')[0]}, commit {commit}\n\n"
                    f"`tests/bench/cpu.sh {' '.join(sys.argv[1:])}`; PyTorch {rows[0]['version']}, {args.threads} threads.\n\n"
                    "| network | batch | images/s | PyTorch images/s (format) | ratio | peak RSS, ours / PyTorch | "
                    "input wait |\n|---|---|---|---|---|---|---|\n")

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Training speed on one GPU beside PyTorch (channels_last, AMP, torch.compile): ours and the peer in turn, pairwise ratio,
-# median of the pairs, against the bars of the issue. Options are those of gpu_compare.py (--only resnet50:256, --pairs 5,
+# median of the pairs, against the bars in gpu_compare.py. Options are those of gpu_compare.py (--only resnet50:256, --pairs 5,
 # --record, --check).
 #
 # Needs a built program (LOCKSTEP, else build/bin/lockstep) with the CUDA backend, and a python3 whose torch sees the GPU.

@@ -311,14 +311,36 @@ def test_status_endpoint():
         assert 'lockstep_jobs{state="succeeded"} 1\n' in metrics, metrics
         for side in ("input", "reader"):  # of the ring between readers and workers; values while a job runs
             assert f"# TYPE lockstep_job_{side}_wait_ratio gauge\n" in metrics, metrics
-            assert 0 <= info["history"][-1]["report"].get(f"{side}_wait", 0) <= 1, info["history"]
+            assert 0 <= info["history"][-1]["report"][f"{side}_wait"] <= 1, info["history"]
         for line in metrics.splitlines():
-            assert re.fullmatch(r'# (HELP|TYPE) lockstep_\w+ .+|lockstep_\w+(\{(\w+="[^"]*",?)+\})? [-+0-9.e]+|.* NaN', line), line
+            assert re.fullmatch(r'# (HELP|TYPE) lockstep_\w+ .+|lockstep_\w+(\{(\w+="[^"]*",?)+\})? [-+0-9.e]+', line), line
         assert request(place, "/api/v1/jobs/99")[0] == 404 and request(place, "/etc/passwd")[0] == 404
         assert request(place, "/", "POST")[0] == 405
         assert request(place, "/", host="evil.example")[0] == 403
         assert request(place, "/healthz", host="localhost:1")[0] == 200
         assert request(place, "/healthz", "HEAD") == (200, "")
+
+
+def test_metrics_of_a_running_job():
+    with Place() as place:
+        write_data(place.path("tiny.h5"))
+        place.start_daemon()
+        job = submit(place, place.write("job.yaml", LONG.replace("evaluation: {every: never}", "evaluation: {every: 1 epoch}")))
+
+        def values():
+            found = re.findall(rf'^lockstep_job_(\w+){{job="{job}",name="tiny"}} (\S+)$', request(place, "/metrics")[1], re.M)
+            return {name: float(value) for name, value in found}
+        wait_for(lambda: "validation_accuracy" in values() and values()["step"] > 0, "the first evaluation", 60)
+        v = values()
+        assert set(v) == {"step", "steps", "loss", "accuracy", "validation_accuracy", "images_per_second", "input_wait_ratio",
+                          "reader_wait_ratio", "step_seconds", "learning_rate", "peak_resident_bytes", "attempts"}, v
+        assert 0 < v["step"] <= v["steps"] == 4000 and v["loss"] > 0 and v["attempts"] == 1, v
+        assert all(0 <= v[name] <= 1 for name in ("accuracy", "validation_accuracy", "input_wait_ratio", "reader_wait_ratio")), v
+        assert v["images_per_second"] > 0 and 0 < v["step_seconds"] < 10 and v["peak_resident_bytes"] > 1 << 20, v
+        assert abs(v["learning_rate"] - 0.02) < 1e-6, v
+        assert place.run("cancel", job).returncode == 0
+        in_state(place, job, "cancelled")
+        assert not values()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ def main():
     with open(os.path.join(build, "compile_commands.json")) as file:
         compiled = {os.path.relpath(c["file"], ROOT) for c in json.load(file)}
     files = sys.argv[2:] or [f for f in c_files() if f.endswith(".c") and f in compiled]
+    if not files or (not sys.argv[2:] and len(files) < 100):
+        sys.exit(f"clang-tidy: only {len(files)} C files of {ROOT} are in {build}/compile_commands.json")
     headers = [f for f in c_files() if f.endswith(".h")]
     common = digest([".clang-tidy", *headers])
     cache = os.path.join(build, "tidy-cache")

@@ -1,5 +1,5 @@
 """deploy/quickstart.sh as a newcomer runs it, on a tiny data set: twice in a row, then what the command line shows of
-it, and the status page. (That it reaches 90 % on Fashion-MNIST is tested with label "long".)"""
+it, and the status page."""
 import json
 import os
 import subprocess

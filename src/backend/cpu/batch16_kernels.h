@@ -327,7 +327,7 @@ static void conv_backward_weights(const struct ls_b16_conv *v, const float *x, c
   if (db) bias_gradient(v, dy, db);
 }
 
-// Fully connected: like a convolution over one position, with two groups of images where the columns were. Groups that
+// Fully connected: like a convolution over one position, with up to XB groups of images where the columns were. Groups that
 // lie G*C*16 apart take the place of neighbouring columns, so that a weight is used for more than one vector.
 INLINE void fc_block(const float *x, int64_t x_group, int64_t n, const float *w, int64_t w_k, int64_t w_c,
                      const float *b, float *y, int64_t y_group, bool relu, const int kb, const int xb) {

@@ -1,4 +1,5 @@
-# Looks for what the CUDA backend needs: nvcc, the runtime, cuDNN 9 and NCCL. All found: LS_HAVE_CUDA is true, the
+# Looks for what the CUDA backend needs: nvcc, the runtime, cuDNN 9 and NCCL's header (its
+# library is loaded at run time: src/collective/nccl.c). All found: LS_HAVE_CUDA is true, the
 # language CUDA is on and the target ls_cuda links them. Else LS_CUDA_MISSING says in words what is not there, and the
 # same sources build the program for the CPU alone. Included from the top CMakeLists.txt.
 include(CheckLanguage)
@@ -33,7 +34,6 @@ if(LS_CUDA)
   find_path(LS_CUDNN_INCLUDE cudnn_version.h ${headers})
   find_library(LS_CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 ${libraries})
   find_path(LS_NCCL_INCLUDE nccl.h ${headers})
-  find_library(LS_NCCL_LIBRARY NAMES nccl libnccl.so.2 ${libraries})
   if(LS_NVCC AND NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     set(ENV{CUDACXX} ${LS_NVCC})
   endif()
@@ -48,8 +48,8 @@ if(LS_CUDA)
     set(LS_CUDA_MISSING "cuDNN 9 (cudnn_version.h, libcudnn)")
   elseif(cudnn_version VERSION_LESS 9)
     set(LS_CUDA_MISSING "cuDNN 9 or later (${cudnn_version} is there)")
-  elseif(NOT LS_NCCL_INCLUDE OR NOT LS_NCCL_LIBRARY)
-    set(LS_CUDA_MISSING "NCCL (nccl.h, libnccl)")
+  elseif(NOT LS_NCCL_INCLUDE)
+    set(LS_CUDA_MISSING "NCCL's header (nccl.h)")
   else()
     set(CMAKE_CUDA_ARCHITECTURES OFF)  # ls_cuda_kernels says them: which ones depends on the compiler's version
     check_language(CUDA)
@@ -86,7 +86,7 @@ else()
                  "architectures ${architectures}")
   add_library(ls_cuda INTERFACE)
   target_include_directories(ls_cuda SYSTEM INTERFACE ${LS_CUDA_INCLUDE} ${LS_CUDNN_INCLUDE} ${LS_NCCL_INCLUDE})
-  target_link_libraries(ls_cuda INTERFACE ${LS_CUDNN_LIBRARY} ${LS_NCCL_LIBRARY} ${LS_CUDART_LIBRARY} dl rt)
+  target_link_libraries(ls_cuda INTERFACE ${LS_CUDNN_LIBRARY} ${LS_CUDART_LIBRARY} dl rt)
   # The .cu files: without contraction of a*b+c, so that device and host bits are the same; memory bounds them anyway.
   # They are not instrumented by sanitizers (the host side is launchers only).
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cuda/device/*.cu)

@@ -1,5 +1,5 @@
-// Every network in configs/models loads, and has the parameters and multiply-adds of its paper (table in the design's
-// facts: convolutions and fully connected layers, learned parameters only).
+// Every network in configs/models loads, and has the parameters and multiply-adds of its paper (the table
+// below: convolutions and fully connected layers, learned parameters only).
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
