@@ -204,10 +204,9 @@ void ls_chunk_cache_free(struct ls_chunk_cache *cache) {
   free(cache);
 }
 
-static ls_status read_raw(struct ls_chunk_cache *cache, int fd, const char *path, const struct ls_chunk_place *place,
-                          uint8_t *to, struct ls_error *err) {
+static ls_status read_raw(int fd, const char *path, const struct ls_chunk_place *place, uint8_t *to,
+                          struct ls_error *err) {
   size_t done = 0;
-  (void)cache;
   while (done < place->bytes) {
     ssize_t got = pread(fd, to + done, place->bytes - done, (off_t)(place->offset + done));
     if (got < 0 && errno == EINTR) continue;
@@ -227,7 +226,7 @@ static ls_status undo(struct ls_chunk_cache *cache, int fd, const char *path, in
     if (place->bytes != c->chunk_bytes)
       return ls_fail(err, LS_CORRUPT, "'%s': chunk %" PRId64 " has %u bytes, not %zu", path, number, place->bytes,
                      c->chunk_bytes);
-    return read_raw(cache, fd, path, place, to, err);
+    return read_raw(fd, path, place, to, err);
   }
   if (cache->raw_size < place->bytes) {
     free(cache->raw);
@@ -235,7 +234,7 @@ static ls_status undo(struct ls_chunk_cache *cache, int fd, const char *path, in
     cache->raw_size = cache->raw ? place->bytes : 0;
     if (!cache->raw) return ls_fail(err, LS_NO_MEMORY, "no memory for a chunk of '%s'", path);
   }
-  LS_TRY(read_raw(cache, fd, path, place, cache->raw, err));
+  LS_TRY(read_raw(fd, path, place, cache->raw, err));
   int64_t start = ls_clock_ns();
   uLongf size = c->chunk_bytes;
   int result = uncompress(to, &size, cache->raw, place->bytes);

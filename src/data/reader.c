@@ -321,5 +321,3 @@ ls_status ls_reader_take_rows(struct ls_reader *r, int place, uint8_t *out, stru
 }
 
 uint64_t ls_reader_bytes(const struct ls_reader *reader) { return reader->bytes_read; }
-
-bool ls_reader_has_ring(const struct ls_reader *reader) { return reader->has_ring; }

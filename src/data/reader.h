@@ -33,6 +33,5 @@ bool ls_reader_has_rows(const struct ls_reader *reader);
 ls_status ls_reader_take_rows(struct ls_reader *reader, int place, uint8_t *out, struct ls_error *err);
 
 uint64_t ls_reader_bytes(const struct ls_reader *reader);  // read so far
-bool ls_reader_has_ring(const struct ls_reader *reader);   // io_uring is used
 
 #endif

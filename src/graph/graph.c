@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/name.h"
 #include "base/philox.h"
 #include "graph/graph_internal.h"
 
@@ -59,6 +60,10 @@ static ls_status add_layer(struct ls_graph *graph, int number, struct ls_error *
   layer->type = ls_layer_type_of(layer->message);
   if (!layer->type) return ls_fail(err, LS_INVALID, "layer %d '%s' has no type", number + 1, layer->name);
   if (!layer->name[0]) return ls_fail(err, LS_INVALID, "layer %d (%s) has no name", number + 1, layer->type->name);
+  if (!ls_name_good(layer->name)) {
+    return ls_fail(err, LS_INVALID, "layer %d (%s): '%.80s' is no name for a layer; " LS_NAME_RULE, number + 1,
+                   layer->type->name, layer->name);
+  }
   if (strcmp(layer->name, "input") == 0 || find_layer(graph, number, layer->name) >= 0) {
     return ls_fail(err, LS_INVALID, "layer %d (%s): the name '%s' is taken", number + 1, layer->type->name,
                    layer->name);

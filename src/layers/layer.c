@@ -52,7 +52,7 @@ struct ls_parameter *ls_layer_add_parameter(struct ls_layer *layer, enum ls_para
   struct ls_parameter *parameter = &layer->parameter[layer->parameters++];
   *parameter = (struct ls_parameter){
       .layer = layer->number, .kind = kind, .shape = *shape, .learned = kind < LS_PARAMETER_RUNNING_MEAN};
-  snprintf(parameter->name, sizeof parameter->name, "%.70s.%s", layer->name, suffix[kind]);
+  snprintf(parameter->name, sizeof parameter->name, "%s.%s", layer->name, suffix[kind]);
   return parameter;
 }
 

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/name.h"
 #include "spec/spec_internal.h"
 
 enum { MAX_LAYERS = 20000, MAX_NESTING = 16, MAX_PARAMETERS = 32 };
@@ -268,6 +269,9 @@ static ls_status write_layer(struct expander *x, struct scope *scope, struct tre
   const char *local = name && name->text[0] ? name->text : tree_text(x->tree, automatic);
   const char *full = local ? format_name(x, scope->prefix, local) : NULL;
   if (!full) return fail_memory(x);
+  if (!ls_name_good(full)) {
+    return tree_fail(x->tree, name ? name : layer, x->err, "'%.80s' is no name for a layer; " LS_NAME_RULE, full);
+  }
   const char *before = x->out->count ? x->out->children[x->out->count - 1]->text : "input";
   if (from) {
     LS_TRY(resolve_from(x, scope, from));

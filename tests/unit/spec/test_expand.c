@@ -209,6 +209,27 @@ static void test_deep_expression(void **state) {
   ls_string_release(&text);
 }
 
+// Names are names of parameters in files: plain, and short enough that none is cut and takes another's place.
+static void test_names(void **state) {
+  (void)state;
+#define S10 "0123456789"
+#define S64 S10 S10 S10 S10 S10 S10 "abcd"
+  expect_layers(INPUT "layers: [{name: " S64 ", relu: {}}, {name: a_B-9.c, relu: {}}]\n", S64 " a_B-9.c");
+  refused(INPUT "layers: [{name: x" S64 ", relu: {}}]\n", "n.yaml:2");
+  refused(INPUT "layers: [{name: x" S64 ", relu: {}}]\n", "'x" S64 "' is no name for a layer; names have 1 to 64");
+  static const char *const bad[] = {"a/b", "'a b'", "'a\"'", "\"a\\n\"", "\"\\xc3\\xa4\"", "'%s'", "'a\\'", "'a,b'"};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    char text[256];
+    snprintf(text, sizeof text, INPUT "layers: [{name: %s, relu: {}}]\n", bad[i]);
+    refused(text, "is no name for a layer");
+  }
+  refused(INPUT "blocks: {b: {layers: [{name: i" S10 S10 S10
+                ", relu: {}}]}}\nlayers: [{block: b, name: x" S10 S10 S10 S10 "}]\n",
+          "is no name for a layer");
+  refused(INPUT "blocks: {b: {layers: [relu]}}\nlayers: [{block: b, name: a/b}]\n",
+          "'a/b.relu1' is no name for a layer");
+}
+
 // Names inside a block belong to it: the same name around it and in it are two layers, the inner one is nearer.
 static void test_scopes(void **state) {
   (void)state;
@@ -228,9 +249,10 @@ static void test_scopes(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_plain_list), cmocka_unit_test(test_block),           cmocka_unit_test(test_repeat),
-      cmocka_unit_test(test_parameters), cmocka_unit_test(test_conditions),      cmocka_unit_test(test_operators),
-      cmocka_unit_test(test_mistakes),   cmocka_unit_test(test_deep_expression), cmocka_unit_test(test_scopes)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain_list), cmocka_unit_test(test_block),
+                                     cmocka_unit_test(test_repeat),     cmocka_unit_test(test_parameters),
+                                     cmocka_unit_test(test_conditions), cmocka_unit_test(test_operators),
+                                     cmocka_unit_test(test_mistakes),   cmocka_unit_test(test_deep_expression),
+                                     cmocka_unit_test(test_scopes),     cmocka_unit_test(test_names)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
