@@ -107,6 +107,8 @@ ls_status device_send_tails(struct worker *worker, struct ls_error *err);
 // device_watch.c: tells the others what this worker is about; waits for the end of the step, and for a device that is stuck
 // no longer than it must.
 void device_says(const struct worker *worker, enum ls_watch_phase phase);
+// Once the slabs are cut, for all workers: which layers the stretches of a pass are.
+void device_name_places(struct trainer *trainer, const struct ls_plan *plan);
 ls_status device_wait(struct worker *worker, struct ls_error *err);
 
 // device_step.c

@@ -50,7 +50,9 @@ ls_status device_cut(const struct ls_plan *plan, int workers, bool hides, int wa
 static ls_status cut(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
   bool hides = t->devices > 1 && (t->dtype != LS_F16 || t->apart.way != WAY_REACH);
-  return device_cut(w->plan, t->workers, hides, t->wanted_buckets, &t->exchange, t->bucket_operations, err);
+  LS_TRY(device_cut(w->plan, t->workers, hides, t->wanted_buckets, &t->exchange, t->bucket_operations, err));
+  device_name_places(t, w->plan);
+  return LS_OK;
 }
 
 // Worker 0, for all: devices that do not reach each other.

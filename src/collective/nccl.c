@@ -210,19 +210,21 @@ static ls_status look(struct ls_transport *n, cudaStream_t on, bool *idle, struc
   return nccl_error(n, asked == ncclSuccess ? result : asked, "exchanging slices", err);
 }
 
-static ls_status wait_for(struct ls_transport *n, struct ls_stream *stream, struct ls_event *computed, uint64_t step,
-                          struct ls_error *err) {
+static ls_status wait_for(struct ls_transport *n, struct ls_stream *stream, struct ls_event *const *computed,
+                          uint64_t step, struct ls_error *err) {
   cudaStream_t on = device_stream(n->options.backend->state, stream);
   const struct ls_transport_options *o = &n->options;
-  bool idle = false, exchanges = false;
+  bool idle = false;
+  int passed = 0, places = n->options.watch->places;
   int64_t begin_ns = ls_clock_ns();
   for (;; pause_after(begin_ns)) {
     ls_status status = look(n, on, &idle, err);
     if (status != LS_OK)
       return ls_error_prefix(err, "rank %d (%s), step %llu", o->rank, device_name(n), (unsigned long long)step);
     if (idle) return LS_OK;
-    exchanges = exchanges || cudaEventQuery((cudaEvent_t)(void *)computed) == cudaSuccess;
-    status = ls_watch_check(o->watch, o->rank, step, exchanges, ls_clock_ns(), err);
+    while (passed < places && cudaEventQuery((cudaEvent_t)(void *)computed[places - 1 - passed]) == cudaSuccess)
+      passed++;
+    status = ls_watch_check(o->watch, o->rank, step, passed, ls_clock_ns(), err);
     if (status == LS_OK) continue;
     n->broken = true;
     return status;

@@ -40,10 +40,11 @@ struct ls_transport_ops {
   // (`reduce: fast`). NULL: it has no such sums.
   ls_status (*sum)(struct ls_transport *transport, struct ls_stream *stream, float *values, int64_t count,
                    struct ls_error *err);
-  // Waits until all that was enqueued on the stream is done. `computed`: recorded in front of the exchange of `step`. An
-  // error names the rank that is stuck or lost, its device and the step.
-  ls_status (*wait)(struct ls_transport *transport, struct ls_stream *stream, struct ls_event *computed, uint64_t step,
-                    struct ls_error *err);
+  // Waits until all that was enqueued on the stream is done. `computed`: the events behind the places of the pass (watch.h), as
+  // many as there are, the last one first: the exchange of `step` waits for that. An error names the rank that is stuck or
+  // lost, its device and the step.
+  ls_status (*wait)(struct ls_transport *transport, struct ls_stream *stream, struct ls_event *const *computed,
+                    uint64_t step, struct ls_error *err);
 };
 
 // NULL in a build without CUDA.

@@ -9,6 +9,7 @@ enum { FIRST_STEPS = 6, STEPS = 4 };
 
 void ls_watch_init(struct ls_watch *w, int ranks, int64_t patience_ns, int64_t now_ns) {
   w->ranks = ranks;
+  w->places = 1;
   w->patience_ns = patience_ns;
   atomic_store(&w->limit_ns, FIRST_STEPS * patience_ns);
   atomic_store(&w->blamed, -1);
@@ -20,6 +21,7 @@ void ls_watch_init(struct ls_watch *w, int ranks, int64_t patience_ns, int64_t n
 
 void ls_watch_set(struct ls_watch *w, int rank, uint64_t step, enum ls_watch_phase phase, int64_t now_ns) {
   atomic_store(&w->rank[rank].since_ns, now_ns);
+  if (phase != LS_WATCH_EXCHANGES) atomic_store(&w->rank[rank].passed, 0);
   atomic_store(&w->rank[rank].step, step);
   atomic_store(&w->rank[rank].phase, (int)phase);
 }
@@ -32,6 +34,13 @@ void ls_watch_learn(struct ls_watch *w, int64_t step_ns) {
 // A number that grows as the rank goes on.
 static uint64_t progress(const struct ls_watch *w, int rank) {
   return atomic_load(&w->rank[rank].step) * 3 + (uint64_t)atomic_load(&w->rank[rank].phase);
+}
+
+// ", in PLACE": where a rank that computes is, as far as its device let it be known.
+static void put_place(const struct ls_watch *w, int rank, char *text, size_t size) {
+  int passed = atomic_load(&w->rank[rank].passed);
+  *text = 0;
+  if (w->places > 1 && passed < w->places) snprintf(text, size, ", in %s", w->place[passed]);
 }
 
 void ls_watch_failed(struct ls_watch *w, int rank) {
@@ -54,8 +63,10 @@ int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, 
   ls_watch_failed(w, last);
   double seconds = (double)(behind ? since_ns : waited_ns) * 1e-9;
   if (behind) {
-    snprintf(text, size, "rank %d (%s) is stuck: it has been computing step %" PRIu64 " for %.1f s while others wait",
-             last, w->rank[last].device, atomic_load(&w->rank[last].step), seconds);
+    char place[128];
+    put_place(w, last, place, sizeof place);
+    snprintf(text, size, "rank %d (%s) is stuck: it has been computing step %" PRIu64 " for %.1f s while others wait%s",
+             last, w->rank[last].device, atomic_load(&w->rank[last].step), seconds, place);
   } else {
     snprintf(text, size,
              "the exchange of step %" PRIu64 " is stuck: rank %d (%s) has waited %.1f s for the others' data", step,
@@ -68,21 +79,25 @@ int ls_watch_blame(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, 
 static ls_status check_itself(struct ls_watch *w, int rank, uint64_t step, int64_t now_ns, struct ls_error *err) {
   int64_t since_ns = now_ns - atomic_load(&w->rank[rank].since_ns);
   if (since_ns < atomic_load(&w->limit_ns)) return LS_OK;
+  char place[128];
+  put_place(w, rank, place, sizeof place);
   ls_watch_failed(w, rank);
-  return ls_fail(err, LS_UNAVAILABLE, "rank %d (%s) is stuck: it has been computing step %" PRIu64 " for %.1f s", rank,
-                 w->rank[rank].device, step, (double)since_ns * 1e-9);
+  return ls_fail(err, LS_UNAVAILABLE, "rank %d (%s) is stuck: it has been computing step %" PRIu64 " for %.1f s%s",
+                 rank, w->rank[rank].device, step, (double)since_ns * 1e-9, place);
 }
 
-ls_status ls_watch_check(struct ls_watch *w, int rank, uint64_t step, bool exchanges, int64_t now_ns,
+ls_status ls_watch_check(struct ls_watch *w, int rank, uint64_t step, int passed, int64_t now_ns,
                          struct ls_error *err) {
-  char why[256];
+  char why[384], place[128];
+  atomic_store(&w->rank[rank].passed, passed);
   int blamed = atomic_load(&w->blamed);
   if (blamed >= 0 && blamed != rank) return ls_fail(err, LS_CANCELLED, "another worker failed");
   if (blamed == rank) {
-    return ls_fail(err, LS_UNAVAILABLE, "rank %d (%s) is stuck at step %" PRIu64 ": the others gave it up", rank,
-                   w->rank[rank].device, step);
+    put_place(w, rank, place, sizeof place);
+    return ls_fail(err, LS_UNAVAILABLE, "rank %d (%s) is stuck at step %" PRIu64 "%s: the others gave it up", rank,
+                   w->rank[rank].device, step, place);
   }
-  if (!exchanges) return check_itself(w, rank, step, now_ns, err);
+  if (passed < w->places) return check_itself(w, rank, step, now_ns, err);
   if (atomic_load(&w->rank[rank].phase) != LS_WATCH_EXCHANGES) ls_watch_set(w, rank, step, LS_WATCH_EXCHANGES, now_ns);
   if (ls_watch_blame(w, rank, step, now_ns, why, sizeof why) < 0) return LS_OK;
   return ls_fail(err, LS_UNAVAILABLE, "%s", why);

@@ -111,8 +111,8 @@ static ls_status watched_sum(struct ls_transport *transport, struct ls_stream *s
   return LS_OK;
 }
 
-static ls_status watched_wait(struct ls_transport *transport, struct ls_stream *stream, struct ls_event *computed,
-                              uint64_t step, struct ls_error *err) {
+static ls_status watched_wait(struct ls_transport *transport, struct ls_stream *stream,
+                              struct ls_event *const *computed, uint64_t step, struct ls_error *err) {
   LS_TRY(wire_wait(transport, stream, computed, step, err));
   return fault == FAULT_NO_END ? LS_OK : watched_wait_idle(transport->options.backend, stream, err);
 }

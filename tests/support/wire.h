@@ -112,8 +112,8 @@ static inline ls_status wire_exchange(struct ls_transport *transport, struct ls_
   return LS_OK;
 }
 
-static inline ls_status wire_wait(struct ls_transport *transport, struct ls_stream *stream, struct ls_event *computed,
-                                  uint64_t step, struct ls_error *err) {
+static inline ls_status wire_wait(struct ls_transport *transport, struct ls_stream *stream,
+                                  struct ls_event *const *computed, uint64_t step, struct ls_error *err) {
   (void)stream;
   (void)computed;
   struct ls_watch *watch = transport->options.watch;

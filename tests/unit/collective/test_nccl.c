@@ -91,7 +91,7 @@ static ls_status exchange(struct rank *r, struct ls_error *err) {
   }
   int count = ls_exchange_tails(&r->x, r->index, transfers);
   LS_TRY(nccl->exchange(r->transport, NULL, transfers, count, r->slab, r->staging, err));
-  return nccl->wait(r->transport, NULL, r->computed, 1, err);
+  return nccl->wait(r->transport, NULL, &r->computed, 1, err);
 }
 
 static bool same_bits(float a, float b) {

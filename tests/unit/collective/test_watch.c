@@ -5,6 +5,7 @@
 #include <stdint.h>
 //
 #include <cmocka.h>
+#include <stdio.h>
 
 #include "collective/watch.h"
 
@@ -35,10 +36,10 @@ static void test_all_compute(void **state) {
   ls_watch_init(&w, 2, limit, 0);
   ls_watch_learn(&w, 0);
   for (int i = 0; i < 2; i++) ls_watch_set(&w, i, 5, LS_WATCH_COMPUTES, second);
-  assert_int_equal(ls_watch_check(&w, 1, 5, false, 10 * second, &err), LS_OK);
-  assert_int_equal(ls_watch_check(&w, 1, 5, false, 12 * second, &err), LS_UNAVAILABLE);
+  assert_int_equal(ls_watch_check(&w, 1, 5, 0, 10 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 1, 5, 0, 12 * second, &err), LS_UNAVAILABLE);
   assert_string_equal(err.text, "rank 1 (gpu1) is stuck: it has been computing step 5 for 11.0 s");
-  assert_int_equal(ls_watch_check(&w, 0, 5, false, 12 * second, &err), LS_CANCELLED);
+  assert_int_equal(ls_watch_check(&w, 0, 5, 0, 12 * second, &err), LS_CANCELLED);
 }
 
 // Who has failed is waited for no longer, whatever it was about: nobody is blamed for it.
@@ -49,10 +50,10 @@ static void test_one_that_failed(void **state) {
   ls_watch_init(&w, 2, limit, 0);
   ls_watch_set(&w, 0, 3, LS_WATCH_EXCHANGES, second);
   ls_watch_set(&w, 1, 3, LS_WATCH_INPUT, second);
-  assert_int_equal(ls_watch_check(&w, 0, 3, true, second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 0, 3, 1, second, &err), LS_OK);
   ls_watch_failed(&w, 1);
   ls_watch_failed(&w, 0);  // too late to count
-  assert_int_equal(ls_watch_check(&w, 0, 3, true, second, &err), LS_CANCELLED);
+  assert_int_equal(ls_watch_check(&w, 0, 3, 1, second, &err), LS_CANCELLED);
   assert_string_equal(err.text, "another worker failed");
 }
 
@@ -120,20 +121,51 @@ static void test_check(void **state) {
   ls_watch_init(&w, 3, limit, 0);
   ls_watch_learn(&w, 0);
   for (int i = 0; i < 3; i++) ls_watch_set(&w, i, 5, LS_WATCH_COMPUTES, second);
-  assert_int_equal(ls_watch_check(&w, 0, 5, false, 10 * second, &err), LS_OK);
-  assert_int_equal(ls_watch_check(&w, 0, 5, true, 2 * second, &err), LS_OK);
-  assert_int_equal(ls_watch_check(&w, 2, 5, true, 3 * second, &err), LS_OK);
-  assert_int_equal(ls_watch_check(&w, 0, 5, true, 13 * second, &err), LS_UNAVAILABLE);
+  assert_int_equal(ls_watch_check(&w, 0, 5, 0, 10 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 0, 5, 1, 2 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 2, 5, 1, 3 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 0, 5, 1, 13 * second, &err), LS_UNAVAILABLE);
   assert_string_equal(err.text, "rank 1 (gpu1) is stuck: it has been computing step 5 for 12.0 s while others wait");
-  assert_int_equal(ls_watch_check(&w, 2, 5, true, 13 * second, &err), LS_CANCELLED);
-  assert_int_equal(ls_watch_check(&w, 1, 5, false, 13 * second, &err), LS_UNAVAILABLE);
+  assert_int_equal(ls_watch_check(&w, 2, 5, 1, 13 * second, &err), LS_CANCELLED);
+  assert_int_equal(ls_watch_check(&w, 1, 5, 0, 13 * second, &err), LS_UNAVAILABLE);
   assert_string_equal(err.text, "rank 1 (gpu1) is stuck at step 5: the others gave it up");
 }
 
+// Where it is, as far as its events say; nothing of it where the pass is in one piece.
+static void test_place(void **state) {
+  (void)state;
+  struct ls_watch w;
+  struct ls_error err = LS_ERROR_INIT;
+  ls_watch_init(&w, 2, limit, 0);
+  ls_watch_learn(&w, 0);
+  w.places = 3;
+  snprintf(w.place[0], sizeof w.place[0], "the forward pass or the backward pass from 'fc8' to 'fc6'");
+  snprintf(w.place[1], sizeof w.place[1], "the backward pass from 'conv5' to 'conv3'");
+  for (int i = 0; i < 2; i++) ls_watch_set(&w, i, 5, LS_WATCH_COMPUTES, second);
+  assert_int_equal(ls_watch_check(&w, 1, 5, 1, 2 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 0, 5, 2, 2 * second, &err), LS_OK);  // computes itself
+  assert_int_equal(ls_watch_check(&w, 0, 5, 3, 2 * second, &err), LS_OK);
+  assert_int_equal(ls_watch_check(&w, 0, 5, 3, 13 * second, &err), LS_UNAVAILABLE);
+  assert_string_equal(err.text,
+                      "rank 1 (gpu1) is stuck: it has been computing step 5 for 12.0 s while others wait, in the "
+                      "backward pass from 'conv5' to 'conv3'");
+  assert_int_equal(ls_watch_check(&w, 1, 5, 1, 13 * second, &err), LS_UNAVAILABLE);
+  assert_string_equal(
+      err.text,
+      "rank 1 (gpu1) is stuck at step 5, in the backward pass from 'conv5' to 'conv3': the others gave it up");
+  ls_watch_set(&w, 1, 6, LS_WATCH_INPUT, 14 * second);  // the next step begins at its front
+  assert_int_equal(atomic_load(&w.rank[1].passed), 0);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_stuck_rank),      cmocka_unit_test(test_all_compute),
-                                     cmocka_unit_test(test_one_that_failed), cmocka_unit_test(test_one_that_comes_on),
-                                     cmocka_unit_test(test_further_behind),  cmocka_unit_test(test_stuck_exchange),
-                                     cmocka_unit_test(test_limit),           cmocka_unit_test(test_check)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_stuck_rank),
+                                     cmocka_unit_test(test_all_compute),
+                                     cmocka_unit_test(test_one_that_failed),
+                                     cmocka_unit_test(test_one_that_comes_on),
+                                     cmocka_unit_test(test_further_behind),
+                                     cmocka_unit_test(test_stuck_exchange),
+                                     cmocka_unit_test(test_limit),
+                                     cmocka_unit_test(test_check),
+                                     cmocka_unit_test(test_place)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
