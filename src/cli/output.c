@@ -75,19 +75,7 @@ int ls_cli_print_json(const ProtobufCMessage *message) {
   return LS_CLI_OK;
 }
 
-void ls_json_string(struct ls_string *out, const char *text) {
-  ls_string_add(out, "\"");
-  for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-    if (*c == '"' || *c == '\\') {
-      ls_string_addf(out, "\\%c", *c);
-    } else if (*c < 0x20) {
-      ls_string_addf(out, "\\u%04x", *c);
-    } else {
-      ls_string_add_bytes(out, c, 1);
-    }
-  }
-  ls_string_add(out, "\"");
-}
+void ls_json_string(struct ls_string *out, const char *text) { ls_spec_write_string(text, out); }
 
 char *ls_format_count(char text[32], uint64_t value) {
   char digits[24];

@@ -47,7 +47,9 @@ ls_status ls_spec_complete_network(Lockstep__V1__Network *network, struct ls_err
 // Any message as JSON: snake_case keys, enums as lower-case names, 64-bit integers as numbers, fields without a value
 // left out, NaN and infinity as null. `indent` 0: one line.
 ls_status ls_spec_write_json(const ProtobufCMessage *message, int indent, struct ls_string *out);
-// The same as YAML that ls_spec_parse reads back to an equal message.
+// Text as a JSON string, quoted and escaped; NULL as "".
+void ls_spec_write_string(const char *text, struct ls_string *out);
+// A message as YAML that ls_spec_parse reads back to an equal message.
 ls_status ls_spec_write_yaml(const ProtobufCMessage *message, struct ls_string *out);
 
 // "1 epoch", "500 steps", "10 minutes", "never".

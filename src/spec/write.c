@@ -17,18 +17,18 @@ static void new_line(struct writer *w, int level) {
   ls_string_addf(w->out, "\n%*s", w->indent * level, "");
 }
 
-static void write_text(struct writer *w, const char *text) {
-  ls_string_add(w->out, "\"");
+void ls_spec_write_string(const char *text, struct ls_string *out) {
+  ls_string_add(out, "\"");
   for (; text && *text; text++) {
     unsigned char c = (unsigned char)*text;
     if (c == '"' || c == '\\')
-      ls_string_addf(w->out, "\\%c", c);
+      ls_string_addf(out, "\\%c", c);
     else if (c < 0x20 || c == 0x7f)
-      ls_string_addf(w->out, "\\u%04x", c);
+      ls_string_addf(out, "\\u%04x", c);
     else
-      ls_string_add_bytes(w->out, text, 1);
+      ls_string_add_bytes(out, text, 1);
   }
-  ls_string_add(w->out, "\"");
+  ls_string_add(out, "\"");
 }
 
 // The shortest decimal that reads back to the same value.
@@ -58,7 +58,7 @@ static void write_value(struct writer *w, const ProtobufCFieldDescriptor *field,
   const ProtobufCEnumValue *value;
   switch (field->type) {
     case PROTOBUF_C_TYPE_MESSAGE: write_message(w, *(ProtobufCMessage *const *)memory, level); break;
-    case PROTOBUF_C_TYPE_STRING: write_text(w, *(char *const *)memory); break;
+    case PROTOBUF_C_TYPE_STRING: ls_spec_write_string(*(char *const *)memory, w->out); break;
     case PROTOBUF_C_TYPE_BYTES: write_bytes(w, memory); break;
     case PROTOBUF_C_TYPE_BOOL: ls_string_add(w->out, *(const protobuf_c_boolean *)memory ? "true" : "false"); break;
     case PROTOBUF_C_TYPE_DOUBLE: write_number(w, *(const double *)memory, false); break;
@@ -67,7 +67,7 @@ static void write_value(struct writer *w, const ProtobufCFieldDescriptor *field,
       value = protobuf_c_enum_descriptor_get_value(field->descriptor, *(const int *)memory);
       if (value) enum_value_word(field->descriptor, value, word, sizeof word);
       if (value)
-        write_text(w, word);
+        ls_spec_write_string(word, w->out);
       else
         ls_string_addf(w->out, "%d", *(const int *)memory);
       break;
