@@ -114,11 +114,17 @@ ls_status cuda_lower_norm(struct cuda_context *context, struct ls_op *op, struct
 ls_status cuda_lower_loss(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
 ls_status cuda_lower_product(struct cuda_context *context, struct ls_op *op, struct ls_error *err);
 
-// out [c] = sum over the rows of x [rows, c]; scratch: ls_reduce_scratch floats. With `second`, x is [rows, 2, c], its
-// second half goes there, and scratch is twice that.
+// out [c] = sum over the rows of x [rows, c]; scratch: cuda_parts_bytes.
 ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
-                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out, float *second,
+                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out,
                           struct ls_error *err);
+// out [c] = sum over the parts of partial [parts, c]. With `second` it is [parts, 2, c], and its second half goes there.
+ls_status cuda_join(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
+                    const float *partial, int64_t c, float *out, float *second, struct ls_error *err);
+// [parts, c] floats.
+static inline size_t cuda_parts_bytes(const struct ls_reduce *reduce, int64_t c) {
+  return (size_t)(reduce->parts * c) * sizeof(float);
+}
 // Mean and variance (biased) of the columns of x [rows, c], and the inverse deviation 1 / sqrt(variance + epsilon). Scratch:
 // cuda_moments_scratch bytes.
 struct cuda_moments {
@@ -132,8 +138,7 @@ struct cuda_moments {
 ls_status cuda_moments(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
                        const struct cuda_moments *moments, struct ls_error *err);
 static inline size_t cuda_moments_scratch(const struct ls_reduce *reduce, int64_t c) {
-  // A sum of one stage writes its one row to scratch all the same.
-  return (size_t)(2 * (ls_reduce_scratch(reduce, c) + c)) * sizeof(float);
+  return 2 * cuda_parts_bytes(reduce, c);
 }
 static inline int64_t cuda_groups(int64_t n) { return (n + LS_GROUP - 1) / LS_GROUP; }
 // Channels and rows of a tensor that lies [rows, channels]: [N,C,H,W] channels last, [N,C], [C].

@@ -130,6 +130,9 @@ LS_BODY int ls_group_size(int64_t n, int64_t group) {
   return rest < LS_GROUP ? (int)rest : LS_GROUP;
 }
 
+// Channel of a group's first value where channels are innermost. (Tensors have fewer than 2^31 values: lower.c.)
+LS_BODY int ls_channel_of(int64_t group, int32_t c) { return (int)((uint32_t)(group * LS_GROUP) % (uint32_t)c); }
+
 // Whole groups in memory that is aligned for it travel as 16-byte words.
 LS_BODY void ls_get_group(const void *memory, enum ls_dtype dtype, int64_t group, int size, float *v) {
   int64_t at = group * LS_GROUP;
@@ -232,5 +235,46 @@ enum { LS_LANE_VALUES = LS_LANES };
 LS_LANES_FUNCTION(ls_lanes_sum, float, a + b)
 LS_LANES_FUNCTION(ls_lanes_sum_double, double, a + b)
 LS_LANES_FUNCTION(ls_lanes_max, float, isnan(a) ? a : isnan(b) || b > a ? b : a)
+
+// ---- blocks: a kernel of sums over rows gives each index to 256 lanes, a block on the device. The lanes are a rectangle:
+// `tile` of them side by side, each at a stretch of channels of its own, as often as they fit below each other (`deep`), each
+// at a row of its own. A variable of all lanes is an array of LS_BLOCK_VALUES stretches.
+
+enum { LS_BLOCK_LANES = 256 };
+#ifdef __CUDACC__
+enum { LS_BLOCK_VALUES = 1 };
+#define LS_BLOCK_LOOP(l) for (int l = (int)threadIdx.x, l##_once = 1; l##_once; l##_once = 0)
+#define LS_BLOCK(array, l) ((array)[0])
+#else
+enum { LS_BLOCK_VALUES = LS_BLOCK_LANES };
+#define LS_BLOCK_LOOP(l) for (int l = 0; l < LS_BLOCK_LANES; l++)
+#define LS_BLOCK(array, l) ((array)[l])
+#endif
+
+// The sum of what lies below each other, in the lanes of the first row: pairwise, half of the rows apart, then a quarter ...
+LS_BODY void ls_block_sum(float (*v)[LS_GROUP], int tile) {
+  int deep = LS_BLOCK_LANES / tile, apart = 1;
+  while (apart * 2 < deep) apart *= 2;
+#ifdef __CUDACC__
+  __shared__ float kept[LS_GROUP][LS_BLOCK_LANES];
+  int l = (int)threadIdx.x, row = l / tile;
+  __syncthreads();  // the sum before this one has been read
+  LS_UNROLL for (int j = 0; j < LS_GROUP; j++) kept[j][l] = v[0][j];
+  for (; apart > 0; apart /= 2) {
+    __syncthreads();
+    if (row >= apart || row + apart >= deep) continue;
+    LS_UNROLL for (int j = 0; j < LS_GROUP; j++) kept[j][l] += kept[j][l + apart * tile];
+  }
+  if (row == 0) {  // the last sum was its own
+    LS_UNROLL for (int j = 0; j < LS_GROUP; j++) v[0][j] = kept[j][l];
+  }
+#else
+  for (; apart > 0; apart /= 2) {
+    for (int row = 0; row < apart && row + apart < deep; row++) {
+      for (int at = 0; at < tile * LS_GROUP; at++) v[row * tile][at] += v[(row + apart) * tile][at];
+    }
+  }
+#endif
+}
 
 #endif

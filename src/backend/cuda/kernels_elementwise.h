@@ -74,7 +74,7 @@ struct ls_k_epilogue {
 };
 
 LS_BODY void ls_body_epilogue(const struct ls_k_epilogue *k, int64_t i) {
-  int size = ls_group_size(k->n, i), c = (int)(i * LS_GROUP % k->c);
+  int size = ls_group_size(k->n, i), c = ls_channel_of(i, k->c);
   float v[LS_GROUP], z[LS_GROUP];
   ls_get_group(k->x, k->dtype, i, size, v);
   if (k->z) {

@@ -1,134 +1,190 @@
 // Kernel bodies: sums over columns in fixed order, batch norm, local response norm, softmax and loss. See kernel_basics.h.
 //
-// A sum over the rows of [rows, c] goes in stages (reduce.h): each index sums a run of rows of a few columns, then runs of
-// the partial sums, until one row is left. Which rows meet is a function of the shape alone.
+// A sum over the rows of [rows, c] goes in two stages (reduce.h): blocks sum runs of rows of a tile of channels, then blocks
+// join the runs of eight channels. Which rows meet is a function of the shape alone.
 #ifndef LS_BACKEND_CUDA_KERNELS_NORM_H
 #define LS_BACKEND_CUDA_KERNELS_NORM_H
 
 #include "backend/cuda/kernel_basics.h"
 
-// Which rows of which channels index `i` of a sum over runs of rows works on.
-struct ls_run {
-  int64_t first, end;  // rows
-  int64_t out;         // where its result goes, of [runs, c]
-  int32_t c;           // first channel
-  int width;
+// What lane `lane` of block `i` works on: of a stretch of channels the rows from `first` on, every `deep`-th of them.
+struct ls_tile {
+  int64_t part, top, first, end;  // which run of rows, and its rows
+  int32_t c;                      // first channel
+  int width, deep;
+  int writes;  // it has the sum of them all
 };
 
 // `unit`: what stretches must divide, c or a part of it.
-LS_BODY struct ls_run ls_run_of(int64_t i, int32_t c, int32_t unit, int64_t rows, int64_t run) {
-  struct ls_run r;
-  r.width = ls_stretch(unit);
-  int32_t stretches = c / r.width;
-  int64_t which = i / stretches;
-  r.c = (int32_t)(i % stretches) * r.width;
-  r.first = which * run;
-  r.end = r.first + run < rows ? r.first + run : rows;
-  r.out = which * c + r.c;
-  return r;
+LS_BODY struct ls_tile ls_tile_of(int64_t i, int lane, int32_t c, int32_t unit, int32_t tile, int64_t rows,
+                                  int64_t run) {
+  struct ls_tile t;
+  t.width = ls_stretch(unit);
+  int32_t stretches = c / t.width, across = (stretches + tile - 1) / tile;
+  int32_t stretch = (int32_t)(i % across) * tile + lane % tile;
+  t.part = i / across;
+  t.deep = LS_BLOCK_LANES / tile;
+  t.c = stretch * t.width;
+  t.top = t.part * run;
+  t.end = t.top + run < rows ? t.top + run : rows;
+  t.first = stretch < stretches && lane / tile < t.deep ? t.top + lane / tile : t.end;  // or none
+  t.writes = lane < tile && stretch < stretches;
+  return t;
 }
 
 enum { LS_ROWS_AT_ONCE = 4 };  // whose loads are under way together
 
-// out [ceil(rows / run), c]: sums of `run` rows of x [rows, c] each. One stretch of out an index. `half`: where c holds two
-// sums side by side, how wide each is; `high`: where the second one goes in the last stage. Else 0 and NULL.
+// out [ceil(rows / run), c]: sums of `run` rows of x [rows, c] each; a block an index. `half`: where c holds two sums side by
+// side, how wide each is; `high`: where the second one goes when one run is all. Else 0 and NULL.
 struct ls_k_column_sum {
   const void *x;
   float *out, *high;
   enum ls_dtype dtype;
-  int32_t c, half;
+  int32_t c, half, tile;
   int64_t rows, run;
 };
 
-LS_BODY void ls_body_column_sum(const struct ls_k_column_sum *k, int64_t i) {
-  struct ls_run r = ls_run_of(i, k->c, k->half ? k->half : k->c, k->rows, k->run);
-  float sum[LS_ROWS_AT_ONCE][LS_GROUP] = {{0}}, v[LS_ROWS_AT_ONCE][LS_GROUP];
-  int64_t row = r.first;
-  for (; row + LS_ROWS_AT_ONCE <= r.end; row += LS_ROWS_AT_ONCE) {
-    LS_UNROLL for (int j = 0; j < LS_ROWS_AT_ONCE; j++)
-        ls_get_stretch(k->x, k->dtype, (row + j) * k->c + r.c, r.width, v[j]);
-    LS_UNROLL for (int j = 0; j < LS_ROWS_AT_ONCE; j++) {
-      LS_UNROLL for (int l = 0; l < LS_GROUP; l++) sum[j][l] += v[j][l];
-    }
-  }
-  for (; row < r.end; row++) {
-    ls_get_stretch(k->x, k->dtype, row * k->c + r.c, r.width, v[0]);
-    LS_UNROLL for (int l = 0; l < LS_GROUP; l++) sum[0][l] += v[0][l];
-  }
-  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) sum[0][l] = (sum[0][l] + sum[1][l]) + (sum[2][l] + sum[3][l]);
-  if (k->high && r.c >= k->half)
-    ls_put_stretch(k->high, r.c - k->half, r.width, sum[0]);
-  else
-    ls_put_stretch(k->out, r.out, r.width, sum[0]);
+LS_BODY struct ls_tile ls_column_tile(const struct ls_k_column_sum *k, int64_t i, int lane) {
+  return ls_tile_of(i, lane, k->c, k->half ? k->half : k->c, k->tile, k->rows, k->run);
 }
 
-// Mean and sum of squared distances from it of `run` rows of x [rows, c]; out [ceil(rows / run), c]. Summed around the
-// run's first value, so that a large mean costs no digits. One stretch an index.
+LS_BODY void ls_add_columns(const struct ls_k_column_sum *k, const struct ls_tile *t, float *sum) {
+  float v[LS_ROWS_AT_ONCE][LS_GROUP];
+  int64_t row = t->first;
+  LS_UNROLL for (int j = 0; j < LS_GROUP; j++) sum[j] = 0;
+  for (; row + (LS_ROWS_AT_ONCE - 1) * t->deep < t->end; row += LS_ROWS_AT_ONCE * t->deep) {
+    LS_UNROLL for (int r = 0; r < LS_ROWS_AT_ONCE; r++)
+        ls_get_stretch(k->x, k->dtype, (row + r * t->deep) * k->c + t->c, t->width, v[r]);
+    LS_UNROLL for (int r = 0; r < LS_ROWS_AT_ONCE; r++) {
+      LS_UNROLL for (int j = 0; j < LS_GROUP; j++) sum[j] += v[r][j];
+    }
+  }
+  for (; row < t->end; row += t->deep) {
+    ls_get_stretch(k->x, k->dtype, row * k->c + t->c, t->width, v[0]);
+    LS_UNROLL for (int j = 0; j < LS_GROUP; j++) sum[j] += v[0][j];
+  }
+}
+
+LS_BODY void ls_body_column_sum(const struct ls_k_column_sum *k, int64_t i) {
+  float sum[LS_BLOCK_VALUES][LS_GROUP];
+  LS_BLOCK_LOOP(l) {
+    struct ls_tile t = ls_column_tile(k, i, l);
+    ls_add_columns(k, &t, LS_BLOCK(sum, l));
+  }
+  ls_block_sum(sum, k->tile);
+  LS_BLOCK_LOOP(l) {
+    struct ls_tile t = ls_column_tile(k, i, l);
+    if (!t.writes) continue;
+    if (k->high && t.c >= k->half)
+      ls_put_stretch(k->high, t.c - k->half, t.width, LS_BLOCK(sum, l));
+    else
+      ls_put_stretch(k->out, t.part * k->c + t.c, t.width, LS_BLOCK(sum, l));
+  }
+}
+
+// Mean and sum of squared distances from it of `run` rows of x [rows, c]; out [ceil(rows / run), c]; a block an index.
+// Summed around the run's first value, so that a large mean costs no digits.
 struct ls_k_moments {
   const void *x;
   float *mean, *squares;
   enum ls_dtype dtype;
-  int32_t c;
+  int32_t c, tile;
   int64_t rows, run;
 };
 
 LS_BODY void ls_add_moments(const float *v, const float *pivot, float *sum, float *squares) {
-  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    float d = v[l] - pivot[l];
-    sum[l] += d;
-    squares[l] += d * d;
+  LS_UNROLL for (int j = 0; j < LS_GROUP; j++) {
+    float d = v[j] - pivot[j];
+    sum[j] += d;
+    squares[j] += d * d;
+  }
+}
+
+LS_BODY void ls_add_rows(const struct ls_k_moments *k, const struct ls_tile *t, float *sum, float *squares) {
+  float pivot[LS_GROUP], v[LS_ROWS_AT_ONCE][LS_GROUP];
+  int64_t row = t->first;
+  LS_UNROLL for (int j = 0; j < LS_GROUP; j++) sum[j] = squares[j] = 0;
+  if (row >= t->end) return;
+  ls_get_stretch(k->x, k->dtype, t->top * k->c + t->c, t->width, pivot);
+  for (; row + (LS_ROWS_AT_ONCE - 1) * t->deep < t->end; row += LS_ROWS_AT_ONCE * t->deep) {
+    LS_UNROLL for (int r = 0; r < LS_ROWS_AT_ONCE; r++)
+        ls_get_stretch(k->x, k->dtype, (row + r * t->deep) * k->c + t->c, t->width, v[r]);
+    LS_UNROLL for (int r = 0; r < LS_ROWS_AT_ONCE; r++) ls_add_moments(v[r], pivot, sum, squares);
+  }
+  for (; row < t->end; row += t->deep) {
+    ls_get_stretch(k->x, k->dtype, row * k->c + t->c, t->width, v[0]);
+    ls_add_moments(v[0], pivot, sum, squares);
   }
 }
 
 LS_BODY void ls_body_moments(const struct ls_k_moments *k, int64_t i) {
-  struct ls_run r = ls_run_of(i, k->c, k->c, k->rows, k->run);
-  float pivot[LS_GROUP], v[LS_ROWS_AT_ONCE][LS_GROUP], sum[2][LS_GROUP] = {{0}}, squares[2][LS_GROUP] = {{0}};
-  int64_t row = r.first;
-  ls_get_stretch(k->x, k->dtype, r.first * k->c + r.c, r.width, pivot);
-  for (; row + LS_ROWS_AT_ONCE <= r.end; row += LS_ROWS_AT_ONCE) {
-    LS_UNROLL for (int j = 0; j < LS_ROWS_AT_ONCE; j++)
-        ls_get_stretch(k->x, k->dtype, (row + j) * k->c + r.c, r.width, v[j]);
-    LS_UNROLL for (int j = 0; j < LS_ROWS_AT_ONCE; j++) ls_add_moments(v[j], pivot, sum[j & 1], squares[j & 1]);
+  float sum[LS_BLOCK_VALUES][LS_GROUP], squares[LS_BLOCK_VALUES][LS_GROUP], pivot[LS_GROUP];
+  LS_BLOCK_LOOP(l) {
+    struct ls_tile t = ls_tile_of(i, l, k->c, k->c, k->tile, k->rows, k->run);
+    ls_add_rows(k, &t, LS_BLOCK(sum, l), LS_BLOCK(squares, l));
   }
-  for (; row < r.end; row++) {
-    ls_get_stretch(k->x, k->dtype, row * k->c + r.c, r.width, v[0]);
-    ls_add_moments(v[0], pivot, sum[0], squares[0]);
+  ls_block_sum(sum, k->tile);
+  ls_block_sum(squares, k->tile);
+  LS_BLOCK_LOOP(l) {
+    struct ls_tile t = ls_tile_of(i, l, k->c, k->c, k->tile, k->rows, k->run);
+    if (!t.writes) continue;
+    float *mean = LS_BLOCK(sum, l), *around = LS_BLOCK(squares, l), n = (float)(t.end - t.top);
+    ls_get_stretch(k->x, k->dtype, t.top * k->c + t.c, t.width, pivot);
+    LS_UNROLL for (int j = 0; j < LS_GROUP; j++) {
+      float rest = around[j] - mean[j] * mean[j] / n;
+      mean[j] = pivot[j] + mean[j] / n;
+      around[j] = rest > 0 || isnan(rest) ? rest : 0;
+    }
+    ls_put_stretch(k->mean, t.part * k->c + t.c, t.width, mean);
+    ls_put_stretch(k->squares, t.part * k->c + t.c, t.width, around);
   }
-  float n = (float)(r.end - r.first);
-  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    float all = sum[0][l] + sum[1][l], rest = (squares[0][l] + squares[1][l]) - all * all / n;
-    sum[0][l] = pivot[l] + all / n;
-    squares[0][l] = rest > 0 || isnan(rest) ? rest : 0;
-  }
-  ls_put_stretch(k->mean, r.out, r.width, sum[0]);
-  ls_put_stretch(k->squares, r.out, r.width, squares[0]);
 }
 
-// Joins runs of `run` partial moments (Chan, Golub and LeVeque, 1979): partial j of a column stands for `each` rows, the
-// last one for what is left of `rows`. last: out_squares becomes the variance, squares / rows, and `inverse`
-// 1 / sqrt(variance + epsilon).
+// Joins the moments of all parts: part j stands for `run` rows, the last one for what is left of `rows`. A block an index,
+// each for one stretch. Summed around the first part's mean; out [c]: mean, variance (squares / rows) and the inverse
+// deviation 1 / sqrt(variance + epsilon).
 struct ls_k_moments_join {
   const float *mean, *squares;
-  float *out_mean, *out_squares, *inverse;
+  float *out_mean, *variance, *inverse;
   float epsilon;
-  int32_t c, last;
-  int64_t rows, each, partials, run;
+  int32_t c;
+  int64_t rows, run, parts;
 };
 
 LS_BODY void ls_body_moments_join(const struct ls_k_moments_join *k, int64_t i) {
-  int64_t first = i / k->c * k->run, end = first + k->run < k->partials ? first + k->run : k->partials;
-  const int64_t c = i % k->c;
-  float mean = 0, squares = 0, n = 0;
-  for (int64_t j = first; j < end; j++) {
-    int64_t rows = k->rows - j * k->each < k->each ? k->rows - j * k->each : k->each;
-    float m = (float)rows, all = n + m, delta = k->mean[j * k->c + c] - mean;
-    squares = squares + k->squares[j * k->c + c] + delta * delta * (n * (m / all));
-    mean = mean + delta * (m / all);
-    n = all;
+  float sum[LS_BLOCK_VALUES][LS_GROUP], squares[LS_BLOCK_VALUES][LS_GROUP];
+  float pivot[LS_GROUP], mean[LS_GROUP], around[LS_GROUP];
+  int width = ls_stretch(k->c);
+  int64_t c = i * width;
+  ls_get_stretch(k->mean, LS_F32, c, width, pivot);
+  LS_BLOCK_LOOP(l) {
+    LS_UNROLL for (int j = 0; j < LS_GROUP; j++) LS_BLOCK(sum, l)[j] = LS_BLOCK(squares, l)[j] = 0;
+    for (int64_t part = l; part < k->parts; part += LS_BLOCK_LANES) {
+      int64_t rows = k->rows - part * k->run < k->run ? k->rows - part * k->run : k->run;
+      ls_get_stretch(k->mean, LS_F32, part * k->c + c, width, mean);
+      ls_get_stretch(k->squares, LS_F32, part * k->c + c, width, around);
+      LS_UNROLL for (int j = 0; j < LS_GROUP; j++) {
+        float d = mean[j] - pivot[j], all = (float)rows * d;
+        LS_BLOCK(sum, l)[j] += all;
+        LS_BLOCK(squares, l)[j] += around[j] + all * d;
+      }
+    }
   }
-  k->out_mean[i] = mean;
-  k->out_squares[i] = k->last ? squares / (float)k->rows : squares;
-  if (k->last) k->inverse[i] = 1 / sqrtf(squares / (float)k->rows + k->epsilon);
+  ls_block_sum(sum, 1);
+  ls_block_sum(squares, 1);
+  LS_BLOCK_LOOP(l) {
+    if (l > 0) continue;
+    float n = (float)k->rows;
+    LS_UNROLL for (int j = 0; j < LS_GROUP; j++) {
+      float rest = squares[0][j] - sum[0][j] * sum[0][j] / n;
+      mean[j] = pivot[j] + sum[0][j] / n;
+      around[j] = rest > 0 || isnan(rest) ? rest / n : 0;
+      pivot[j] = 1 / sqrtf(around[j] + k->epsilon);
+    }
+    ls_put_stretch(k->out_mean, c, width, mean);
+    ls_put_stretch(k->variance, c, width, around);
+    ls_put_stretch(k->inverse, c, width, pivot);
+  }
 }
 
 // Mean, variance (biased) and inverse deviation from a channel's sum and sum of squares over `rows` values, float32, as a
@@ -179,14 +235,15 @@ LS_BODY void ls_get_channels(const float *memory, int c, int channels, float *v)
   }
 }
 
-// y = gamma * (x - mean) * inverse + beta [+ z]; [relu]. A group an index, x, y and z [n/c, c].
+// y = gamma * (x - mean) * inverse + beta [+ z]; [relu]. x, y and z [n/c, c]; an index: every `stride`-th group, all of the
+// same channels (ls_stride_of), whose numbers it reads once.
 struct ls_k_normalise {
   const void *x, *z;
   void *y;
   const float *gamma, *beta, *mean, *inverse;
   enum ls_dtype dtype;
   int32_t c, relu;
-  int64_t n;
+  int64_t n, stride;
 };
 
 // The one formula, also for the backward pass, which asks it again where the ReLU let values through.
@@ -195,33 +252,40 @@ LS_BODY float ls_normalised(float x, float mean, float inverse, float gamma, flo
 }
 
 LS_BODY void ls_body_normalise(const struct ls_k_normalise *k, int64_t i) {
-  int size = ls_group_size(k->n, i), c = (int)(i * LS_GROUP % k->c);
-  float v[LS_GROUP], z[LS_GROUP], mean[LS_GROUP], inverse[LS_GROUP], gamma[LS_GROUP], beta[LS_GROUP];
+  int c = ls_channel_of(i, k->c), size = ls_group_size(k->n, i);
+  float v[LS_GROUP], z[LS_GROUP], next[LS_GROUP], mean[LS_GROUP], inverse[LS_GROUP], gamma[LS_GROUP], beta[LS_GROUP];
+  if (size <= 0) return;
   ls_get_group(k->x, k->dtype, i, size, v);
-  if (k->z) ls_get_group(k->z, k->dtype, i, size, z);
   ls_get_channels(k->mean, c, k->c, mean);
   ls_get_channels(k->inverse, c, k->c, inverse);
   ls_get_channels(k->gamma, c, k->c, gamma);
   ls_get_channels(k->beta, c, k->c, beta);
-  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    v[l] = ls_normalised(v[l], mean[l], inverse[l], gamma[l], beta[l]);
-    if (k->z) v[l] += z[l];
-    if (k->relu && v[l] < 0) v[l] = 0;
+  for (int64_t group = i; size > 0; group += k->stride) {
+    int more = ls_group_size(k->n, group + k->stride);
+    if (k->z) ls_get_group(k->z, k->dtype, group, size, z);
+    if (more > 0) ls_get_group(k->x, k->dtype, group + k->stride, more, next);  // under way while this one is worked on
+    LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+      v[l] = ls_normalised(v[l], mean[l], inverse[l], gamma[l], beta[l]);
+      if (k->z) v[l] += z[l];
+      if (k->relu && v[l] < 0) v[l] = 0;
+    }
+    ls_put_group(k->y, k->dtype, group, size, v);
+    LS_UNROLL for (int l = 0; l < LS_GROUP; l++) v[l] = next[l];
+    size = more;
   }
-  ls_put_group(k->y, k->dtype, i, size, v);
 }
 
-// Backward, first stage: partial sums of slope * h and of the slope (dy, 0 where the ReLU was shut), with
-// h = (x - mean) * inverse; out [ceil(rows / run), 2, c]: products, then slopes. Second: dx = gamma * inverse * (slope -
-// dbeta / n - h dgamma / n).
+// Backward, first: partial sums of slope * h and of the slope (dy, 0 where the ReLU was shut), with h = (x - mean) *
+// inverse; out [ceil(rows / run), 2, c]: products, then slopes; a block an index. Second: dx = gamma * inverse * (slope -
+// dbeta / n - h dgamma / n); an index: every `stride`-th group, as in normalise.
 struct ls_k_bn_backward {
   const void *x, *dy;
   void *dx;
   const float *gamma, *beta, *mean, *inverse, *dgamma, *dbeta;
-  float *products, *slopes;  // rows of 2 c values; in the last stage: dgamma and dbeta themselves
+  float *products, *slopes;  // rows of 2 c values; when one run is all: dgamma and dbeta themselves
   enum ls_dtype dtype;
-  int32_t c, relu;
-  int64_t rows, run;
+  int32_t c, relu, tile;
+  int64_t rows, run, stride;
 };
 
 // The channels' numbers of one index.
@@ -242,43 +306,52 @@ LS_BODY void ls_bn_add(const struct ls_k_bn_backward *k, const struct ls_bn_chan
   }
 }
 
-LS_BODY void ls_body_bn_backward_sums(const struct ls_k_bn_backward *k, int64_t i) {
-  struct ls_run r = ls_run_of(i, k->c, k->c, k->rows, k->run);
+LS_BODY void ls_bn_add_rows(const struct ls_k_bn_backward *k, const struct ls_tile *t, float *products, float *slopes) {
   struct ls_bn_channels n;
-  float x[2][LS_GROUP], dy[2][LS_GROUP], slopes[2][LS_GROUP] = {{0}}, products[2][LS_GROUP] = {{0}};
-  int64_t row = r.first;
-  ls_get_stretch(k->mean, LS_F32, r.c, r.width, n.mean);
-  ls_get_stretch(k->inverse, LS_F32, r.c, r.width, n.inverse);
-  ls_get_stretch(k->gamma, LS_F32, r.c, r.width, n.gamma);
-  ls_get_stretch(k->beta, LS_F32, r.c, r.width, n.beta);
-  for (; row + 2 <= r.end; row += 2) {
-    LS_UNROLL for (int j = 0; j < 2; j++) {
-      ls_get_stretch(k->x, k->dtype, (row + j) * k->c + r.c, r.width, x[j]);
-      ls_get_stretch(k->dy, k->dtype, (row + j) * k->c + r.c, r.width, dy[j]);
+  float x[2][LS_GROUP], dy[2][LS_GROUP];
+  int64_t row = t->first;
+  LS_UNROLL for (int j = 0; j < LS_GROUP; j++) products[j] = slopes[j] = 0;
+  if (row >= t->end) return;
+  ls_get_stretch(k->mean, LS_F32, t->c, t->width, n.mean);
+  ls_get_stretch(k->inverse, LS_F32, t->c, t->width, n.inverse);
+  ls_get_stretch(k->gamma, LS_F32, t->c, t->width, n.gamma);
+  ls_get_stretch(k->beta, LS_F32, t->c, t->width, n.beta);
+  for (; row + t->deep < t->end; row += 2 * t->deep) {
+    LS_UNROLL for (int r = 0; r < 2; r++) {
+      ls_get_stretch(k->x, k->dtype, (row + r * t->deep) * k->c + t->c, t->width, x[r]);
+      ls_get_stretch(k->dy, k->dtype, (row + r * t->deep) * k->c + t->c, t->width, dy[r]);
     }
-    LS_UNROLL for (int j = 0; j < 2; j++) ls_bn_add(k, &n, x[j], dy[j], products[j], slopes[j]);
+    LS_UNROLL for (int r = 0; r < 2; r++) ls_bn_add(k, &n, x[r], dy[r], products, slopes);
   }
-  if (row < r.end) {
-    ls_get_stretch(k->x, k->dtype, row * k->c + r.c, r.width, x[0]);
-    ls_get_stretch(k->dy, k->dtype, row * k->c + r.c, r.width, dy[0]);
-    ls_bn_add(k, &n, x[0], dy[0], products[0], slopes[0]);
+  if (row < t->end) {
+    ls_get_stretch(k->x, k->dtype, row * k->c + t->c, t->width, x[0]);
+    ls_get_stretch(k->dy, k->dtype, row * k->c + t->c, t->width, dy[0]);
+    ls_bn_add(k, &n, x[0], dy[0], products, slopes);
   }
-  LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    slopes[0][l] += slopes[1][l];
-    products[0][l] += products[1][l];
+}
+
+LS_BODY void ls_body_bn_backward_sums(const struct ls_k_bn_backward *k, int64_t i) {
+  float products[LS_BLOCK_VALUES][LS_GROUP], slopes[LS_BLOCK_VALUES][LS_GROUP];
+  LS_BLOCK_LOOP(l) {
+    struct ls_tile t = ls_tile_of(i, l, k->c, k->c, k->tile, k->rows, k->run);
+    ls_bn_add_rows(k, &t, LS_BLOCK(products, l), LS_BLOCK(slopes, l));
   }
-  int64_t out = (r.out - r.c) * 2 + r.c;
-  ls_put_stretch(k->products, out, r.width, products[0]);
-  ls_put_stretch(k->slopes, out, r.width, slopes[0]);
+  ls_block_sum(products, k->tile);
+  ls_block_sum(slopes, k->tile);
+  LS_BLOCK_LOOP(l) {
+    struct ls_tile t = ls_tile_of(i, l, k->c, k->c, k->tile, k->rows, k->run);
+    if (!t.writes) continue;
+    ls_put_stretch(k->products, t.part * 2 * k->c + t.c, t.width, LS_BLOCK(products, l));
+    ls_put_stretch(k->slopes, t.part * 2 * k->c + t.c, t.width, LS_BLOCK(slopes, l));
+  }
 }
 
 LS_BODY void ls_body_bn_backward_data(const struct ls_k_bn_backward *k, int64_t i) {
   int64_t values = k->rows * k->c;
-  int size = ls_group_size(values, i), c = (int)(i * LS_GROUP % k->c);
-  float x[LS_GROUP], dy[LS_GROUP], dgamma[LS_GROUP], dbeta[LS_GROUP], count = (float)k->rows;
+  int c = ls_channel_of(i, k->c), size = ls_group_size(values, i);
+  float x[LS_GROUP], dy[LS_GROUP], dgamma[LS_GROUP], dbeta[LS_GROUP], share = 1 / (float)k->rows;
   struct ls_bn_channels n;
-  ls_get_group(k->x, k->dtype, i, size, x);
-  ls_get_group(k->dy, k->dtype, i, size, dy);
+  if (size <= 0) return;
   ls_get_channels(k->mean, c, k->c, n.mean);
   ls_get_channels(k->inverse, c, k->c, n.inverse);
   ls_get_channels(k->gamma, c, k->c, n.gamma);
@@ -286,10 +359,18 @@ LS_BODY void ls_body_bn_backward_data(const struct ls_k_bn_backward *k, int64_t 
   ls_get_channels(k->dgamma, c, k->c, dgamma);
   ls_get_channels(k->dbeta, c, k->c, dbeta);
   LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
-    float h = (x[l] - n.mean[l]) * n.inverse[l], slope = ls_bn_slope(k, &n, l, x[l], dy[l]);
-    dy[l] = n.gamma[l] * n.inverse[l] * (slope - dbeta[l] / count - h * (dgamma[l] / count));
+    dgamma[l] *= share;
+    dbeta[l] *= share;
   }
-  ls_put_group(k->dx, k->dtype, i, size, dy);
+  for (int64_t group = i; (size = ls_group_size(values, group)) > 0; group += k->stride) {
+    ls_get_group(k->x, k->dtype, group, size, x);
+    ls_get_group(k->dy, k->dtype, group, size, dy);
+    LS_UNROLL for (int l = 0; l < LS_GROUP; l++) {
+      float h = (x[l] - n.mean[l]) * n.inverse[l], slope = ls_bn_slope(k, &n, l, x[l], dy[l]);
+      dy[l] = n.gamma[l] * n.inverse[l] * (slope - dbeta[l] - h * dgamma[l]);
+    }
+    ls_put_group(k->dx, k->dtype, group, size, dy);
+  }
 }
 
 // y = x * base^-beta, base = k + alpha * sum of squares over the channels around; `alpha` is already divided by the size.

@@ -96,26 +96,32 @@ ls_status cuda_run(struct ls_backend *backend, struct ls_op *op, struct ls_strea
   return ((struct cuda_op *)op->state)->run(backend->state, op, stream, args, err);
 }
 
-ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *reduce,
-                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out, float *second,
+ls_status cuda_column_sum(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *r,
+                          const void *x, enum ls_dtype dtype, int64_t c, float *scratch, float *out,
                           struct ls_error *err) {
-  int64_t half = second ? c : 0, width = ls_stretch((int32_t)c);
-  if (second) c *= 2;
-  for (int s = 0; s < reduce->stages; s++) {
-    bool last = s == reduce->stages - 1;
-    struct ls_k_column_sum k = {.x = x,
-                                .out = last ? out : scratch,
-                                .high = last ? second : NULL,
-                                .dtype = dtype,
-                                .c = (int32_t)c,
-                                .half = (int32_t)half,
-                                .rows = reduce->rows[s],
-                                .run = reduce->run[s]};
-    int64_t n = reduce->rows[s + 1] * c;
-    LS_TRY(CUDA_LAUNCH(context, stream, column_sum, n / width, &k, err));
-    x = scratch;
-    dtype = LS_F32;
-    scratch += n;
-  }
-  return LS_OK;
+  bool whole = r->parts == 1;
+  struct ls_k_column_sum k = {.x = x,
+                              .out = whole ? out : scratch,
+                              .dtype = dtype,
+                              .c = (int32_t)c,
+                              .tile = r->tile,
+                              .rows = r->rows,
+                              .run = r->run};
+  LS_TRY(CUDA_LAUNCH(context, stream, column_sum, r->parts * r->across, &k, err));
+  return whole ? LS_OK : cuda_join(context, stream, r, scratch, c, out, NULL, err);
+}
+
+ls_status cuda_join(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *r,
+                    const float *partial, int64_t c, float *out, float *second, struct ls_error *err) {
+  int64_t width = second ? 2 * c : c;
+  struct ls_k_column_sum k = {.x = partial,
+                              .out = out,
+                              .high = second,
+                              .dtype = LS_F32,
+                              .c = (int32_t)width,
+                              .half = second ? (int32_t)c : 0,
+                              .tile = 1,
+                              .rows = r->parts,
+                              .run = r->parts};
+  return CUDA_LAUNCH(context, stream, column_sum, ls_joining_blocks(c) * (second ? 2 : 1), &k, err);
 }

@@ -1,6 +1,6 @@
 // Batch norm, its folding, local response norm. See cuda_internal.h.
 //
-// Batch norm's scratch: the stages of the sums (reduce.h), twice: moments or the two sums of the backward pass. Where the
+// Batch norm's scratch: the parts of the sums (reduce.h), twice: moments or the two sums of the backward pass. Where the
 // convolution before it has summed x already, one small kernel makes the moments of these sums instead. Its workspace: the
 // inverse deviations [C], float32. No mask of the fused ReLU is kept: the backward pass computes the sign again.
 #include "backend/cuda/cuda_internal.h"
@@ -8,33 +8,20 @@
 ls_status cuda_moments(struct cuda_context *context, struct ls_stream *stream, const struct ls_reduce *r,
                        const struct cuda_moments *of, struct ls_error *err) {
   int32_t c = of->c;
-  float *means = of->scratch, *squares = of->scratch + r->rows[1] * c;
-  struct ls_k_moments k = {of->x, means, squares, of->dtype, c, r->rows[0], r->run[0]};
-  LS_TRY(CUDA_LAUNCH(context, stream, moments, r->rows[1] * c / ls_stretch(c), &k, err));
-  int64_t each = r->run[0];  // rows of x that a partial stands for
-  // One partial is joined too: that makes a variance of it.
-  for (int s = 1; s == 1 || s < r->stages; s++) {
-    bool last = s >= r->stages - 1;
-    int64_t partials = r->rows[s], run = s < r->stages ? r->run[s] : 1, n = last ? c : r->rows[s + 1] * c;
-    float *next = squares + partials * c;
-    struct ls_k_moments_join j = {.mean = means,
-                                  .squares = squares,
-                                  .out_mean = last ? of->mean : next,
-                                  .out_squares = last ? of->variance : next + n,
-                                  .inverse = of->inverse,
-                                  .epsilon = of->epsilon,
-                                  .c = c,
-                                  .last = last,
-                                  .rows = r->rows[0],
-                                  .each = each,
-                                  .partials = partials,
-                                  .run = run};
-    LS_TRY(CUDA_LAUNCH(context, stream, moments_join, n, &j, err));
-    means = next;
-    squares = next + n;
-    each *= run;
-  }
-  return LS_OK;
+  float *means = of->scratch, *squares = of->scratch + r->parts * c;
+  struct ls_k_moments k = {of->x, means, squares, of->dtype, c, r->tile, r->rows, r->run};
+  LS_TRY(CUDA_LAUNCH(context, stream, moments, r->parts * r->across, &k, err));
+  struct ls_k_moments_join j = {.mean = means,
+                                .squares = squares,
+                                .out_mean = of->mean,
+                                .variance = of->variance,
+                                .inverse = of->inverse,
+                                .epsilon = of->epsilon,
+                                .c = c,
+                                .rows = r->rows,
+                                .run = r->run,
+                                .parts = r->parts};
+  return CUDA_LAUNCH(context, stream, moments_join, ls_joining_blocks(c), &j, err);
 }
 
 static ls_status run_train(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
@@ -46,7 +33,7 @@ static ls_status run_train(struct cuda_context *context, struct ls_op *op, struc
   void *const *p = args->tensor, *const *out = p + op->desc.inputs;
   float *inverse = args->workspace;
   if (a->statistics) {
-    struct ls_k_statistics k = {p[LS_BN_SUM], p[LS_BN_SUM + 1], out[1], out[2], inverse, a->epsilon, r->rows[0]};
+    struct ls_k_statistics k = {p[LS_BN_SUM], p[LS_BN_SUM + 1], out[1], out[2], inverse, a->epsilon, r->rows};
     LS_TRY(CUDA_LAUNCH(context, stream, statistics, c, &k, err));
   } else {
     struct cuda_moments of = {p[0], t->dtype, c, a->epsilon, out[1], out[2], inverse, args->scratch};
@@ -63,7 +50,8 @@ static ls_status run_train(struct cuda_context *context, struct ls_op *op, struc
                              .c = c,
                              .relu = a->relu,
                              .n = ls_shape_elements(&t->shape)};
-  return CUDA_LAUNCH(context, stream, normalise, cuda_groups(y.n), &y, err);
+  y.stride = ls_stride_of(y.n, c);
+  return CUDA_LAUNCH(context, stream, normalise, y.stride, &y, err);
 }
 
 static ls_status run_infer(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
@@ -83,7 +71,8 @@ static ls_status run_infer(struct cuda_context *context, struct ls_op *op, struc
                              .c = c,
                              .relu = op->desc.attributes.relu,
                              .n = ls_shape_elements(&t->shape)};
-  return CUDA_LAUNCH(context, stream, normalise, cuda_groups(y.n), &y, err);
+  y.stride = ls_stride_of(y.n, c);
+  return CUDA_LAUNCH(context, stream, normalise, y.stride, &y, err);
 }
 
 static ls_status run_backward(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,
@@ -93,7 +82,7 @@ static ls_status run_backward(struct cuda_context *context, struct ls_op *op, st
   int32_t c = (int32_t)cuda_channels(t);
   void *const *p = args->tensor;
   float *dgamma = p[7], *dbeta = p[8], *partial = args->scratch;
-  bool more = r->stages > 1;
+  bool more = r->parts > 1;
   struct ls_k_bn_backward k = {.x = p[0],
                                .dy = p[1],
                                .dx = p[6],
@@ -108,17 +97,13 @@ static ls_status run_backward(struct cuda_context *context, struct ls_op *op, st
                                .dtype = t->dtype,
                                .c = c,
                                .relu = op->desc.attributes.relu,
-                               .rows = r->rows[0],
-                               .run = r->run[0]};
-  LS_TRY(CUDA_LAUNCH(context, stream, bn_backward_sums, r->rows[1] * c / ls_stretch(c), &k, err));
-  if (more) {
-    struct ls_reduce later = {.stages = r->stages - 1};
-    for (int s = 1; s <= r->stages; s++) later.rows[s - 1] = r->rows[s];
-    for (int s = 1; s < r->stages; s++) later.run[s - 1] = r->run[s];
-    float *rest = partial + 2 * r->rows[1] * c;
-    LS_TRY(cuda_column_sum(context, stream, &later, partial, LS_F32, c, rest, dgamma, dbeta, err));
-  }
-  return CUDA_LAUNCH(context, stream, bn_backward_data, cuda_groups(k.rows * c), &k, err);
+                               .tile = r->tile,
+                               .rows = r->rows,
+                               .run = r->run,
+                               .stride = ls_stride_of(r->rows * c, c)};
+  LS_TRY(CUDA_LAUNCH(context, stream, bn_backward_sums, r->parts * r->across, &k, err));
+  if (more) LS_TRY(cuda_join(context, stream, r, partial, c, dgamma, dbeta, err));
+  return CUDA_LAUNCH(context, stream, bn_backward_data, k.stride, &k, err);
 }
 
 static ls_status run_fold(struct cuda_context *context, struct ls_op *op, struct ls_stream *stream,

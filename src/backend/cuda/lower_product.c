@@ -126,7 +126,7 @@ static ls_status run_product(struct cuda_context *context, struct ls_op *op, str
     const struct ls_tensor_desc *dy = &op->desc.tensor[at.y];
     float *scratch = (float *)((char *)args->scratch + aligned(state->product_scratch_bytes));
     return cuda_column_sum(context, stream, &state->reduce, args->tensor[at.y], dy->dtype, cuda_channels(dy), scratch,
-                           args->tensor[at.bias], NULL, err);
+                           args->tensor[at.bias], err);
   }
   if (!forward || state->fused || (!bias && !a->relu && at.addend < 0)) return LS_OK;
   const struct ls_tensor_desc *y = &op->desc.tensor[at.y];
@@ -157,7 +157,7 @@ ls_status cuda_lower_product(struct cuda_context *context, struct ls_op *op, str
     const struct ls_tensor_desc *dy = &op->desc.tensor[places_of(&op->desc).y];
     int64_t c = cuda_channels(dy);
     state->reduce = ls_reduce_of(ls_shape_elements(&dy->shape) / c, c);
-    op->scratch_bytes = aligned(op->scratch_bytes) + (size_t)ls_reduce_scratch(&state->reduce, c) * sizeof(float);
+    op->scratch_bytes = aligned(op->scratch_bytes) + cuda_parts_bytes(&state->reduce, c);
   }
   return LS_OK;
 }

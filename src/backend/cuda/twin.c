@@ -39,6 +39,7 @@ static void run_kernel(enum ls_kernel kernel, const void *arguments, int64_t n) 
     break;
     LS_KERNELS(LOOP)
     LS_LANE_KERNELS(LOOP)
+    LS_BLOCK_KERNELS(LOOP)
 #undef LOOP
     default: break;
   }
@@ -47,7 +48,7 @@ static void run_kernel(enum ls_kernel kernel, const void *arguments, int64_t n) 
 static size_t argument_bytes(enum ls_kernel kernel) {
   static const size_t bytes[] = {
 #define BYTES(name, type) [LS_KERNEL_##name] = sizeof(type),
-      LS_KERNELS(BYTES) LS_LANE_KERNELS(BYTES)
+      LS_KERNELS(BYTES) LS_LANE_KERNELS(BYTES) LS_BLOCK_KERNELS(BYTES)
 #undef BYTES
   };
   return bytes[kernel];

@@ -26,6 +26,15 @@ LS_KERNELS(DEFINE)
 LS_LANE_KERNELS(DEFINE)
 #undef DEFINE
 
+// All lanes of a block have the same index: they meet in it.
+static_assert((int)BLOCK == (int)LS_BLOCK_LANES, "a block has as many lanes as its kernels are written for");
+#define DEFINE(name, type)                                                                  \
+  __global__ void __launch_bounds__(BLOCK, 2) kernel_##name(const type k, int64_t n) {      \
+    for (int64_t i = blockIdx.x; i < n; i += gridDim.x) ls_body_##name(&k, i);              \
+  }
+LS_BLOCK_KERNELS(DEFINE)
+#undef DEFINE
+
 unsigned blocks_for(int64_t n, int per_block) {
   int64_t blocks = (n + per_block - 1) / per_block;
   return (unsigned)(blocks < MAX_BLOCKS ? blocks : (int64_t)MAX_BLOCKS);
@@ -48,6 +57,10 @@ extern "C" int ls_cuda_launch(int number, const void *arguments, int64_t n, void
     kernel_##name<<<blocks_for(n, LANE_ROWS), BLOCK, 0, stream>>>(*(const type *)arguments, n); \
     break;
     LS_LANE_KERNELS(LAUNCH)
+#undef LAUNCH
+#define LAUNCH(name, type) \
+  case LS_KERNEL_##name: kernel_##name<<<blocks_for(n, 1), BLOCK, 0, stream>>>(*(const type *)arguments, n); break;
+    LS_BLOCK_KERNELS(LAUNCH)
 #undef LAUNCH
     default: return cudaErrorInvalidValue;
   }
