@@ -3,7 +3,7 @@
 // A batch's samples are sorted by their place in the file and cut into parts of a few images; readers take the next part,
 // in order, whenever its batch's slot is free, and ask for its bytes before they work on the part they took before, so
 // that the disk has always something to do. One mutex guards the ring's states; it is taken twice a part and twice a
-// batch, never while reading or computing.
+// batch, never while reading or working on pixels; the order of a batch's samples is drawn under it (fill_in), once a batch.
 //
 //   slot:  free --first part taken--> filling --last part done--> ready --all consumers done--> free
 #include "data/loader.h"
@@ -301,11 +301,18 @@ static void *reader(void *argument) {
   return NULL;
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
+// Of a slot's images, a multiple of *unit. Huge pages, where a batch has that size: readers write it image by image in the
+// file's order, that is all over.
+static size_t images_bytes(const struct ls_loader *l, size_t *unit) {
+  size_t bytes = l->image_bytes * (size_t)l->options.batch;
+  *unit = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
+  return (bytes + *unit - 1) / *unit * *unit;
+}
+
 static ls_status allocate_images(struct ls_loader *l, struct slot *slot, struct ls_error *err) {
-  enum { HUGE_PAGE = 2 << 20 };
-  // Huge pages, where a batch has that size: readers write it image by image in the file's order, that is all over.
-  size_t bytes = l->image_bytes * (size_t)l->options.batch, unit = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
-  bytes = (bytes + unit - 1) / unit * unit;
+  size_t unit, bytes = images_bytes(l, &unit);
   if (l->options.allocate) {
     LS_TRY(l->options.allocate(l->options.user, bytes, &slot->batch.images, err));
   } else {
@@ -401,10 +408,7 @@ void ls_loader_free(struct ls_loader *l) {
   if (!l) return;
   ls_loader_stop(l);
   for (int i = 0; i < l->threads_started; i++) pthread_join(l->threads[i], NULL);
-  enum { HUGE_PAGE = 2 << 20 };
-  // Huge pages, where a batch has that size: readers write it image by image in the file's order, that is all over.
-  size_t bytes = l->image_bytes * (size_t)l->options.batch, unit = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
-  bytes = (bytes + unit - 1) / unit * unit;
+  size_t unit, bytes = images_bytes(l, &unit);
   for (int i = 0; l->slots && i < l->depth; i++) {
     if (l->options.release && l->slots[i].batch.images)
       l->options.release(l->options.user, l->slots[i].batch.images, bytes);
