@@ -30,6 +30,7 @@ struct ls_dataset {
   uint64_t labels_offset;
   size_t label_bytes;  // of one stored label: 1, 2, 4, 8
   bool label_signed;
+  size_t class_name_count;
   char **class_names;
 };
 

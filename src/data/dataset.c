@@ -225,9 +225,8 @@ static ls_status read_group(struct ls_dataset *d, const struct place *place, con
   LS_TRY(take_labels(d, place, labels, err));
   d->info.has_statistics = read_floats(place->file, place->group, "mean", d->info.channels, d->info.mean) &&
                            read_floats(place->file, place->group, "deviation", d->info.channels, d->info.deviation);
-  size_t names;
-  d->class_names = ls_hdf5_class_names(place->file, place->group, &names);
-  if (d->info.classes < (int64_t)names) d->info.classes = (int64_t)names;
+  d->class_names = ls_hdf5_class_names(place->file, place->group, &d->class_name_count);
+  if (d->info.classes < (int64_t)d->class_name_count) d->info.classes = (int64_t)d->class_name_count;
   return LS_OK;
 }
 
@@ -277,9 +276,7 @@ const struct ls_dataset_info *ls_dataset_info(const struct ls_dataset *dataset) 
 
 const char *ls_dataset_class_name(const struct ls_dataset *d, int64_t label) {
   static _Thread_local char number[24];
-  for (int64_t i = 0; d->class_names && d->class_names[i]; i++) {
-    if (i == label) return d->class_names[i];
-  }
+  if (d->class_names && label >= 0 && (uint64_t)label < d->class_name_count) return d->class_names[label];
   snprintf(number, sizeof number, "%" PRId64, label);
   return number;
 }

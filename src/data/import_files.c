@@ -64,15 +64,11 @@ static bool is_folder(const char *path) {
 
 // ---- folder of folders
 
-static int visible(const struct dirent *entry) { return entry->d_name[0] != '.'; }
-
-static int by_bytes(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
-
 // Images of a class, also in folders below, sorted by name so that the order is the same everywhere.
 static ls_status scan_class(struct files_source *s, int part, const char *folder, int64_t label, int depth,
                             struct ls_error *err) {
   struct dirent **names;
-  int count = scandir(folder, &names, visible, by_bytes);
+  int count = scandir(folder, &names, ls_source_visible, ls_source_by_name);
   if (count < 0) return ls_fail_errno(err, errno, "cannot read folder '%s'", folder);
   ls_status status = LS_OK;
   for (int i = 0; i < count; i++) {
@@ -102,7 +98,7 @@ static int64_t class_of(const struct ls_source *source, const char *name) {
 // The folders of one part are its classes. The first part (/train) names them, the others must agree.
 static ls_status scan_part(struct files_source *s, int part, const char *folder, struct ls_error *err) {
   struct dirent **names;
-  int count = scandir(folder, &names, visible, by_bytes);
+  int count = scandir(folder, &names, ls_source_visible, ls_source_by_name);
   if (count < 0) return ls_fail_errno(err, errno, "cannot read folder '%s'", folder);
   ls_status status = LS_OK;
   for (int i = 0; i < count; i++) {
@@ -169,7 +165,7 @@ static ls_status open_folder(const struct ls_import_options *o, struct ls_source
 // A folder is one of images when some folder in it (or in its train/) has an image.
 static bool has_class(const char *path) {
   struct dirent **names;
-  int count = scandir(path, &names, visible, by_bytes);
+  int count = scandir(path, &names, ls_source_visible, ls_source_by_name);
   bool found = false;
   for (int i = 0; i < count; i++) {
     char *below = found ? NULL : ls_path_join(path, names[i]->d_name);

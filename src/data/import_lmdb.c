@@ -105,10 +105,6 @@ static ls_status open_base(struct lmdb_source *s, const char *path, struct ls_er
   return LS_OK;
 }
 
-static int visible(const struct dirent *entry) { return entry->d_name[0] != '.'; }
-
-static int by_bytes(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
-
 static ls_status open_source(const struct ls_import_options *o, struct ls_source **source, struct ls_error *err) {
   struct lmdb_source *s = calloc(1, sizeof *s);
   if (!s) return ls_fail(err, LS_NO_MEMORY, "no memory for a source");
@@ -117,7 +113,7 @@ static ls_status open_source(const struct ls_import_options *o, struct ls_source
   s->bgr = o->bgr;
   if (ls_source_has(o->source, "data.mdb")) return open_base(s, o->source, err);
   struct dirent **names;
-  int count = scandir(o->source, &names, visible, by_bytes);
+  int count = scandir(o->source, &names, ls_source_visible, ls_source_by_name);
   if (count < 0) return ls_fail_errno(err, errno, "cannot read folder '%s'", o->source);
   ls_status status = LS_OK;
   for (int i = 0; i < count; i++) {
@@ -187,7 +183,7 @@ static bool is(const char *path) {
   DIR *folder = opendir(path);
   bool found = false;
   for (struct dirent *entry; folder && !found && (entry = readdir(folder));) {
-    char *below = visible(entry) ? ls_path_join(path, entry->d_name) : NULL;
+    char *below = ls_source_visible(entry) ? ls_path_join(path, entry->d_name) : NULL;
     found = below && ls_source_has(below, "data.mdb");
     free(below);
   }

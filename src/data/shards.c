@@ -43,10 +43,6 @@ int ls_source_part_of(struct ls_source *source, const char *name) {
   return source->part_count++;
 }
 
-static int visible(const struct dirent *entry) { return entry->d_name[0] != '.'; }
-
-static int by_bytes(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
-
 static bool is_file(const char *path) {
   struct stat info;
   return stat(path, &info) == 0 && S_ISREG(info.st_mode);
@@ -61,7 +57,7 @@ static int list_files(const char *path, char ***result) {
     return *result && (*result)[0] ? 1 : -1;
   }
   struct dirent **names;
-  int found = scandir(path, &names, visible, by_bytes), count = 0;
+  int found = scandir(path, &names, ls_source_visible, ls_source_by_name), count = 0;
   if (found < 0) return -1;
   *result = calloc((size_t)found + 1, sizeof **result);
   for (int i = 0; i < found; i++) {

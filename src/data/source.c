@@ -77,3 +77,7 @@ bool ls_source_has(const char *path, const char *name) {
   free(joined);
   return there;
 }
+
+int ls_source_visible(const struct dirent *entry) { return entry->d_name[0] != '.'; }
+
+int ls_source_by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }

@@ -5,6 +5,7 @@
 #ifndef LS_DATA_SOURCE_H
 #define LS_DATA_SOURCE_H
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -72,6 +73,10 @@ ls_status ls_source_read_classes(struct ls_source *source, const char *path, str
 
 // Whether PATH/NAME is there and readable.
 bool ls_source_has(const char *path, const char *name);
+
+// For scandir: names that do not begin with a dot, in the order of their bytes, which is the same everywhere.
+int ls_source_visible(const struct dirent *entry);
+int ls_source_by_name(const struct dirent **a, const struct dirent **b);
 
 extern const struct ls_source_kind ls_source_idx, ls_source_cifar10, ls_source_cifar100, ls_source_npy, ls_source_hdf5,
     ls_source_folder, ls_source_list, ls_source_tar, ls_source_lmdb, ls_source_tfrecord;
