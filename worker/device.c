@@ -128,9 +128,12 @@ static ls_status make_streams(struct worker *w, struct device_worker *d, struct 
   return ops->event_new(&w->backend, &d->ended, err);
 }
 
+size_t device_input_bytes(const struct worker *w) {
+  return ls_device_align(ls_plan_input_bytes(w->plan ? w->plan : w->evaluation_plan));
+}
+
 ls_status device_make(struct worker *w, struct ls_error *err) {
   struct trainer *t = w->trainer;
-  const struct ls_plan *plan = w->plan ? w->plan : w->evaluation_plan;
   struct device_worker *d = w->device = calloc(1, sizeof *d);
   if (!d) return ls_fail(err, LS_NO_MEMORY, "no memory for a worker");
   d->slabs = &t->slabs[device_of(t, w->index)];
@@ -143,7 +146,7 @@ ls_status device_make(struct worker *w, struct ls_error *err) {
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, pixels, &d->pixels, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, images * sizeof *d->labels, &d->labels, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, travels, &d->next_labels, err));
-  LS_TRY(allocate(w, LS_MEMORY_DEVICE, shards * ls_plan_input_bytes(plan), &d->input, err));
+  LS_TRY(allocate(w, LS_MEMORY_DEVICE, shards * device_input_bytes(w), &d->input, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, shards * sizeof *d->steps, &d->steps, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, sizeof *d->numbers, &d->numbers, err));
   LS_TRY(allocate(w, LS_MEMORY_DEVICE, sizeof *d->overflow, &d->overflow, err));
@@ -174,7 +177,7 @@ ls_status device_bind(struct worker *w, struct ls_error *err) {
   if (w->plan && device_leads(w)) LS_TRY(make_momentum(w, err));
   struct ls_plan_memory memory = {
       .parameters = d->slabs->parameters, .activations = w->activations, .folded = d->slabs->folded};
-  size_t input_bytes = ls_plan_input_bytes(w->plan ? w->plan : w->evaluation_plan);
+  size_t input_bytes = device_input_bytes(w);
   for (int i = 0; i < t->shards_each; i++) {
     memory.input = (char *)d->input + (size_t)i * input_bytes;
     memory.labels = d->labels + i * t->shard_batch;

@@ -60,6 +60,9 @@ struct device_worker {
   uint64_t step;  // at work on; worker 0 counts the trainer's on while others still wait
 };
 
+// From one of its shards' inputs to the next: each begins where kernels like it.
+size_t device_input_bytes(const struct worker *worker);
+
 // The device of worker `index`, and whether it is the first of its workers.
 int device_of(const struct trainer *trainer, int index);
 bool device_leads(const struct worker *worker);

@@ -118,7 +118,16 @@ static ls_status make_input(struct worker *w, struct ls_error *err) {
   LS_TRY(ops->stream_wait_event(&w->backend, NULL, d->uploaded, err));
   size_t labels = (size_t)input.images * sizeof *d->labels;
   LS_TRY(ops->device->copy(&w->backend, NULL, d->labels, d->next_labels, labels, err));
-  LS_TRY(ops->device->input(&w->backend, NULL, &input, err));
+  // In one go where the shards' inputs follow each other without a gap.
+  size_t apart = device_input_bytes(w), images = (size_t)input.images * (size_t)(input.height * input.width * input.c);
+  int goes = apart == ls_plan_input_bytes(w->plan ? w->plan : w->evaluation_plan) ? 1 : t->shards_each;
+  input.images /= goes;
+  for (int i = 0; i < goes; i++) {
+    LS_TRY(ops->device->input(&w->backend, NULL, &input, err));
+    input.pixels += images / (size_t)goes;
+    if (input.places) input.places += input.images * input.place_words;
+    input.out = (char *)input.out + apart;
+  }
   return ops->event_record(&w->backend, d->consumed, NULL, err);
 }
 

@@ -90,7 +90,7 @@ static ls_status add_up(const struct ls_graph *graph, const struct ls_footprint_
     // As stored and as the first layer wants them; labels of this batch and the next, with the next one's places.
     f->bytes[LS_FOOTPRINT_INPUT] =
         device_images * (LS_WHOLE_FACTOR * images_bytes + (2 + LS_PLACE_WORDS) * sizeof(int32_t)) +
-        o->shards / o->devices * ls_plan_input_bytes(plan);
+        o->shards / o->devices * ls_device_align(ls_plan_input_bytes(plan));
   } else {
     f->bytes[LS_FOOTPRINT_INPUT] = RING_BATCHES * o->batch * (images_bytes * sizeof(float) + sizeof(int32_t));
   }

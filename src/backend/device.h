@@ -15,6 +15,9 @@
 #include "backend/choices.h"
 #include "tensor/pixel.h"
 
+// Bytes of a part of a buffer, so that the part behind it begins where kernels like it.
+static inline size_t ls_device_align(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
 enum { LS_DEVICE_PARTS = 64, LS_DEVICE_COPIES = 16, LS_DEVICE_LINE = 16 };
 
 // How the optimizer changes one parameter. Learned: SGD, weight decay times `decay`; else running = running + share *

@@ -147,7 +147,7 @@ ls_status ls_plan_place(struct ls_plan *plan, struct ls_error *err) {
     if (step->forward_step >= 0) step->workspace_offset = plan->steps[step->forward_step].workspace_offset;
     if (step->op.scratch_bytes > plan->scratch_bytes) plan->scratch_bytes = step->op.scratch_bytes;
   }
-  plan->scratch_offset = plan->activation_bytes;
-  plan->activation_bytes += ls_align(plan->scratch_bytes);
+  plan->scratch_offset = (plan->activation_bytes + 255) / 256 * 256;  // as libraries had it when they measured
+  plan->activation_bytes = plan->scratch_offset + ls_align(plan->scratch_bytes);
   return LS_OK;
 }

@@ -434,6 +434,7 @@ ls_status graph_run(struct graph *g, int tensors, const int64_t *uids, void *con
                     struct ls_error *err) {
   static const char what[] = "binding memory";
   size_t bytes = (size_t)tensors * sizeof *pointers;
+  LS_TRY(graph_error(g, err));
   if (!g->pack || g->workspace != workspace || memcmp(g->pointers, pointers, bytes) != 0) {
     if (g->pack) cudnnBackendDestroyDescriptor(g->pack);
     g->pack = NULL;
@@ -446,5 +447,11 @@ ls_status graph_run(struct graph *g, int tensors, const int64_t *uids, void *con
     g->workspace = workspace;
   }
   if (g->status == CUDNN_STATUS_SUCCESS) step(g, cudnnBackendExecute(g->handle, g->plan, g->pack), "running");
-  return graph_error(g, err);
+  ls_status status = graph_error(g, err);
+  if (status != LS_OK && g->pack) {
+    cudnnBackendDestroyDescriptor(g->pack);
+    g->pack = NULL;
+  }
+  g->status = CUDNN_STATUS_SUCCESS;  // what failed while a step was recorded may run directly
+  return status;
 }
