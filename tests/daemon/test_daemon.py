@@ -181,6 +181,7 @@ def test_store_of_the_first_format():
         place.stop_daemon()
         store = sqlite3.connect(place.path("daemon/lockstep.db"))
         store.execute("ALTER TABLE job DROP COLUMN gpu_mask")
+        store.execute("DROP TABLE device_rest")
         store.execute("PRAGMA user_version = 1")
         store.close()
         place.start_daemon()
