@@ -226,9 +226,9 @@ static float softmax_row(const float *x, float *p, int64_t k) {
   return logf(sum) + largest;
 }
 
-// How many classes come before `label`: larger values, and equal ones with a smaller number. NaN counts as larger.
+// How many classes come before `label`: larger values, and equal ones with a smaller number. A NaN comes behind all.
 static int64_t rank_of(const float *x, int64_t k, int32_t label) {
-  int64_t rank = isnan(x[label]) ? k : 0;
+  int64_t rank = isnan(x[label]) ? INT32_MAX : 0;
   for (int64_t i = 0; i < k; i++) rank += x[i] > x[label] || (x[i] == x[label] && i < label);
   return rank;
 }

@@ -414,7 +414,7 @@ LS_BODY void ls_body_lrn_backward(const struct ls_k_lrn *k, int64_t i) {
   ls_put(k->to, k->dtype, i, dx - 2 * k->alpha * k->beta * ls_get(k->x, k->dtype, i) * sum);
 }
 
-// x [rows, c] -> p [rows, c]; with labels also row_metrics [rows, LS_METRICS]: loss, in the first one, in the first five,
+// x [rows, c] -> p [rows, c] and row_metrics [rows, LS_METRICS]: loss, in the first one, in the first five,
 // counted. One row an index, by lanes. A label outside [0, c) but -1 makes the loss NaN: the device cannot return an
 // error, and the data set's labels are checked when it is opened.
 struct ls_k_softmax {
@@ -443,7 +443,7 @@ LS_BODY void ls_body_softmax(const struct ls_k_softmax *k, int64_t row) {
       LS_LANE(sum, l) += expf(ls_get(k->x, k->dtype, first + c) - LS_LANE(most, l));
   }
   ls_lanes_sum(sum);
-  int32_t label = k->labels ? k->labels[row] : -1;
+  int32_t label = k->labels[row];
   int known = label >= 0 && label < k->c;
   float own = known ? ls_get(k->x, k->dtype, first + label) : 0;
   LS_LANE_LOOP(l) {
@@ -455,10 +455,9 @@ LS_BODY void ls_body_softmax(const struct ls_k_softmax *k, int64_t row) {
     }
   }
   ls_lanes_sum(before);
-  if (!k->labels) return;
   LS_LANE_LOOP(l) {
     if (l != 0) continue;
-    int32_t rank = isnan(own) ? k->c : (int32_t)LS_LANE(before, l);
+    int32_t rank = isnan(own) ? INT32_MAX : (int32_t)LS_LANE(before, l);
     float *m = k->row_metrics + row * 4;
     m[0] = known ? logf(LS_LANE(sum, l)) + (LS_LANE(most, l) - own) : label == -1 ? 0 : NAN;
     m[1] = known && rank < 1;

@@ -131,7 +131,8 @@ ls_status reference_loss_forward(const struct ls_op_desc *desc, void *const *t, 
       return ls_fail(err, LS_INVALID, "image %" PRId64 " has label %d, the network has classes 0 to %" PRId64, n, label,
                      classes - 1);
     }
-    int64_t before = 0;  // classes that the network holds for likelier; among equals the lower number goes first
+    // Classes that the network holds for likelier; among equals the lower number goes first, a NaN comes behind all.
+    int64_t before = isnan(x[label]) ? INT32_MAX : 0;
     for (int64_t c = 0; c < classes; c++) before += x[c] > x[label] || (x[c] == x[label] && c < label);
     sum[LS_METRIC_LOSS] -= log(p[label]);
     sum[LS_METRIC_TOP1] += before < 1;
