@@ -57,7 +57,7 @@ static ls_status await_batch(struct worker *w, uint64_t index, bool computes, st
   }
   int64_t start = ls_clock_ns();
   LS_TRY(trainer_batch(t, index, &d->batch, err));
-  w->wait_ns += ls_clock_ns() - start;
+  __atomic_fetch_add(&w->wait_ns, ls_clock_ns() - start, __ATOMIC_RELAXED);  // worker 0 may report already
   d->batch_step = index;
   return LS_OK;
 }
