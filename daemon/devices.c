@@ -32,7 +32,7 @@ struct question {
   struct nvml_answer answer;
   const char *worker;
   bool probed;
-  char cuda_missing[200];  // why the coordinator cannot use GPUs; ""
+  char cuda_missing[400];  // why the coordinator cannot use GPUs; ""
 };
 
 struct devices {
@@ -43,7 +43,7 @@ struct devices {
   unsigned gpu_count;
   struct device_rest rests[NVML_MAX_GPUS];
   unsigned rest_count;
-  char no_gpu[320];
+  char no_gpu[480];
   struct question question;
   uv_timer_t timer;
   uv_work_t work;
@@ -92,7 +92,7 @@ static void read_line(int fd, char *line, size_t size) {
 // Asks the coordinator: the daemon itself knows nothing of CUDA. It answers "cuda", or "no cuda: WHY".
 static void probe(struct question *q) {
   char *arguments[] = {(char *)(uintptr_t)q->worker, (char *)"backends", NULL};
-  char line[160] = "";
+  char line[400] = "";
   int ends[2], state = 0;
   pid_t pid = 0;
   q->probed = true;

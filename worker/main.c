@@ -45,8 +45,11 @@ static bool kind_of(const char *text, Lockstep__V1__DeviceKind *kind) {
 
 // What lockstepd asks where there are GPUs: it knows nothing of CUDA itself.
 static int print_backends(void) {
-  if (ls_backend_cuda())
+  struct ls_error err = LS_ERROR_INIT;
+  if (ls_backend_cuda() && ls_backend_cuda_check(&err) == LS_OK)
     puts("cuda");
+  else if (ls_backend_cuda())
+    printf("no cuda: %s\n", err.text);
   else
     printf("no cuda: it was built without %s\n", ls_backend_cuda_missing());
   return LS_EXIT_OK;

@@ -235,6 +235,8 @@ const struct ls_backend_ops *ls_backend_cpu(void);
 const struct ls_backend_ops *ls_backend_cuda(void);
 // What was missing where ls_backend_cuda is NULL: "the CUDA toolkit (nvcc)". NULL where nothing was.
 const char *ls_backend_cuda_missing(void);
+// Whether the libraries that it loads at run time are all there; LS_OK where ls_backend_cuda is NULL.
+ls_status ls_backend_cuda_check(struct ls_error *err);
 // Prepares what the CUDA backend prepares, without a GPU and in every build: for the memory that a plan will take there.
 // The scratch memory of a convolution is the most that cuDNN may ask for there (cuda_workspace_limit).
 const struct ls_backend_ops *ls_backend_cuda_planner(void);

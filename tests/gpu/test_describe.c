@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "backend/cuda/device/cudnn_graph.h"
+#include "backend/cuda/device/device.h"
 #include "support/h200.h"
 
 static struct cuda_convolution convolution(int64_t c, int64_t k, int64_t size, int64_t r, int64_t stride,
@@ -313,6 +314,15 @@ static void test_candidates(void **state) {
   }
 }
 
+// A part of cuDNN that is not there is named before anything is done with it.
+static void test_parts(void **state) {
+  (void)state;
+  struct ls_error err = LS_ERROR_INIT;
+  if (ls_backend_cuda_check(&err) != LS_OK) fail_msg("%s", err.text);
+  assert_int_equal(device_check_library("nothing", &err), LS_UNSUPPORTED);
+  assert_non_null(strstr(err.text, "its library libcudnn_nothing.so.9 cannot be loaded"));
+}
+
 static void test_no_gpu(void **state) {
   (void)state;
   const struct ls_backend_ops *cuda = ls_backend_cuda();
@@ -332,6 +342,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_descriptions), cmocka_unit_test(test_wrong_description),
                                      cmocka_unit_test(test_plans),        cmocka_unit_test(test_workspace),
                                      cmocka_unit_test(test_statistics),   cmocka_unit_test(test_described_engines),
-                                     cmocka_unit_test(test_candidates),   cmocka_unit_test(test_no_gpu)};
+                                     cmocka_unit_test(test_candidates),   cmocka_unit_test(test_parts),
+                                     cmocka_unit_test(test_no_gpu)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,6 +97,7 @@ static const struct cuda_machine machine = {.launch = launch,
 static ls_status open_cudnn(struct device_context *context, struct ls_error *err) {
   static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
   pthread_mutex_lock(&lock);
+  LS_TRY(ls_backend_cuda_check(err));
   cudnnStatus_t status = cudnnCreate(&context->cudnn);
   pthread_mutex_unlock(&lock);
   if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(context->cudnn, context->stream);

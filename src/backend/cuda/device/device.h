@@ -30,6 +30,9 @@ static inline cudaStream_t device_stream(const struct device_context *context, s
   return stream ? (cudaStream_t)(void *)stream : context->stream;
 }
 
+// libraries.c: can that part of cuDNN ("graph") be loaded?
+ls_status device_check_library(const char *name, struct ls_error *err);
+
 // work.c
 extern const struct ls_device_ops device_work;
 
