@@ -270,8 +270,9 @@ LS_BODY void ls_block_sum(float (*v)[LS_GROUP], int tile) {
   }
 #else
   for (; apart > 0; apart /= 2) {
-    for (int row = 0; row < apart && row + apart < deep; row++) {
-      for (int at = 0; at < tile * LS_GROUP; at++) v[row * tile][at] += v[(row + apart) * tile][at];
+    int rows = deep - apart < apart ? deep - apart : apart;
+    for (int l = 0; l < rows * tile; l++) {
+      for (int j = 0; j < LS_GROUP; j++) v[l][j] += v[l + apart * tile][j];
     }
   }
 #endif
